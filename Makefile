@@ -1,0 +1,54 @@
+# Two commands from a bare clone: make demo, make test. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# An activated environment or a stray path must not change what is tested.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test format lint types layers unit docs bench sanitize clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "barrow needs Python 3.11 or newer; $$($(PYTHON) --version) is too old: make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot create $(VENV): install your system's venv package (Debian: apt-get install python3-venv python3-dev)"; exit 1; }
+	$(BIN)/pip install --quiet torch==2.13.0 numpy cmake ninja nanobind scikit-build-core
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed ## create .venv, build the C++ core, install pinned dependencies
+
+demo: setup ## the main job on real input: one table, one picture (demo.png)
+	$(BIN)/barrow demo --output demo.png
+
+test: setup lint types layers unit docs ## everything that CI checks
+	@echo "make test: all green"
+
+format: setup ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+layers: setup
+	$(BIN)/lint-imports
+
+unit: setup ## unit tests, laws, doctests, README
+	$(BIN)/pytest -n 2
+
+bench: setup ## benchmarks against peers; appends to benchmarks/results.csv
+	$(BIN)/pip install --quiet '.[bench]' --no-build-isolation
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what make built
+	rm -rf $(VENV) .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
