@@ -1,0 +1,1 @@
+"""Other libraries' names on barrow's layers: change the import line, keep the code."""

@@ -1,0 +1,184 @@
+"""The names of deel-torchlip that estimate a Wasserstein distance, on barrow's exactly orthogonal layers.
+
+Differences worth knowing: weights are exact at every moment (in eval mode too, and after `load_state_dict`), the
+tolerances `eps_spectral` and `eps_bjorck` are upper limits that are always met, `k_coef_lip` works wherever it is
+given, and :func:`barrow.nn.lipschitz_bound` certifies the result.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, SupportsIndex
+
+from torch import Tensor, nn
+
+from barrow.compat.torchlip import functional
+from barrow.nn.linear import OrthogonalLinear, UnitLinear
+from barrow.nn.lipschitz import linear, register, sequential, times
+from barrow.nn.sort import FullSort, GroupSort
+from barrow.ops.polar import polar
+
+__all__ = ["FrobeniusLinear", "FullSort", "GroupSort", "Sequential", "SpectralLinear", "functional"]
+
+# What the orthogonal factor is always within; a tighter request cannot be honoured.
+_ACCURACY = 1e-6
+
+
+def _coefficient(k_coef_lip: float) -> float:
+    k = float(k_coef_lip)
+    if not (math.isfinite(k) and k > 0):
+        raise ValueError(f"k_coef_lip must be positive and finite, got {k_coef_lip}")
+    return k
+
+
+class SpectralLinear(OrthogonalLinear):
+    """A linear layer whose weight has all singular values equal to k_coef_lip: :class:`barrow.nn.OrthogonalLinear` x k.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: add a learned vector.
+        k_coef_lip: the Lipschitz constant of the layer.
+        eps_spectral: largest tolerated error of the norm; always met, so any value from 1e-6 up is the same.
+        eps_bjorck: largest tolerated error of orthogonality, likewise. None, which in torchlip leaves out the
+            orthogonalisation, is refused.
+
+    Raises:
+        ValueError: a size or coefficient is not positive, a tolerance is below 1e-6, or eps_bjorck is None.
+
+    >>> import torch
+    >>> layer = SpectralLinear(8, 3, k_coef_lip=2.0)
+    >>> torch.linalg.svdvals(layer.weight).round(decimals=4).tolist()
+    [2.0, 2.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        in_features: SupportsIndex,
+        out_features: SupportsIndex,
+        bias: bool = True,
+        k_coef_lip: float = 1.0,
+        eps_spectral: float = 1e-3,
+        eps_bjorck: float | None = 1e-3,
+    ) -> None:
+        if eps_bjorck is None:
+            raise ValueError(
+                "eps_bjorck=None (a layer of norm 1 that is not orthogonal) does not exist here: leave it out, "
+                "orthogonal weights also have norm 1"
+            )
+        for name, eps in (("eps_spectral", eps_spectral), ("eps_bjorck", eps_bjorck)):
+            if not eps >= _ACCURACY:
+                raise ValueError(f"{name} = {eps} cannot be met: weights are accurate to {_ACCURACY}; leave it out")
+        self.k_coef_lip = _coefficient(k_coef_lip)
+        super().__init__(in_features, out_features, bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix (out_features, in_features), k_coef_lip times orthogonal."""
+        return _scaled(polar(self.raw_weight), self.k_coef_lip)
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the printed layer."""
+        return super().extra_repr() + _shown(self.k_coef_lip)
+
+
+class FrobeniusLinear(UnitLinear):
+    """A linear layer whose weight is divided by its Frobenius norm, row by row or as a whole, times k_coef_lip.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: add a learned vector.
+        disjoint_neurons: True gives each row norm k_coef_lip (each output alone has that Lipschitz constant, all
+            together up to sqrt(out_features) times as much); False gives the whole matrix Frobenius norm k_coef_lip.
+        k_coef_lip: the Lipschitz constant, as just said.
+
+    Raises:
+        ValueError: a size or the coefficient is not positive.
+
+    >>> FrobeniusLinear(8, 2, disjoint_neurons=False, k_coef_lip=3.0).weight.norm().round(decimals=4)
+    tensor(3., grad_fn=<RoundBackward1>)
+    """
+
+    def __init__(
+        self,
+        in_features: SupportsIndex,
+        out_features: SupportsIndex,
+        bias: bool = True,
+        disjoint_neurons: bool = True,
+        k_coef_lip: float = 1.0,
+    ) -> None:
+        self.disjoint_neurons = bool(disjoint_neurons)
+        self.k_coef_lip = _coefficient(k_coef_lip)
+        super().__init__(in_features, out_features, bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The normalised matrix (out_features, in_features)."""
+        if self.disjoint_neurons:
+            unit = polar(self.raw_weight.unsqueeze(-2)).squeeze(-2)
+        else:
+            unit = polar(self.raw_weight.reshape(1, -1)).reshape(self.raw_weight.shape)
+        return _scaled(unit, self.k_coef_lip)
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the printed layer."""
+        disjoint = "" if self.disjoint_neurons else ", disjoint_neurons=False"
+        return super().extra_repr() + disjoint + _shown(self.k_coef_lip)
+
+
+class Sequential(nn.Sequential):
+    """Layers in a row, times k_coef_lip: the constant of the whole is k_coef_lip times the product of the layers'.
+
+    Args:
+        layers: modules, or one OrderedDict of them, as for :class:`torch.nn.Sequential`.
+        k_coef_lip: the Lipschitz constant of the whole when the layers have constant 1. The output is multiplied by
+            it, so it also works for layers that take no coefficient. Modules without a Lipschitz bound are accepted
+            as in torchlip; :func:`barrow.nn.lipschitz_bound` refuses them by name.
+
+    Raises:
+        ValueError: k_coef_lip is not positive, or a Sequential with a coefficient is sliced: a part has no
+            coefficient of its own.
+
+    >>> from barrow.nn import lipschitz_bound
+    >>> model = Sequential(SpectralLinear(4, 4), FullSort(), k_coef_lip=5.0)
+    >>> round(lipschitz_bound(model), 4)
+    5.0
+    """
+
+    def __init__(self, *layers: Any, k_coef_lip: float = 1.0) -> None:
+        super().__init__(*layers)
+        self.k_coef_lip = _coefficient(k_coef_lip)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and self.k_coef_lip != 1:
+            raise ValueError(
+                f"a part of a Sequential with k_coef_lip={self.k_coef_lip} has no coefficient of its own: build it "
+                "with Sequential(*list(model)[a:b], k_coef_lip=...)"
+            )
+        return super().__getitem__(index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers, then the coefficient."""
+        y: Tensor = super().forward(x)
+        return y if self.k_coef_lip == 1 else y * self.k_coef_lip
+
+    def extra_repr(self) -> str:
+        """What stands above the layers of the printed container."""
+        return "" if self.k_coef_lip == 1 else f"k_coef_lip={self.k_coef_lip}"
+
+
+def _scaled(weight: Tensor, k: float) -> Tensor:
+    return weight if k == 1 else weight * k
+
+
+def _shown(k: float) -> str:
+    return "" if k == 1 else f", k_coef_lip={k}"
+
+
+register(SpectralLinear, FrobeniusLinear)(linear)
+
+
+@register(Sequential)
+def _sequential(module: Sequential, path: str) -> float:
+    return times(sequential(module, path), module.k_coef_lip)

@@ -1,0 +1,18 @@
+"""1-Lipschitz layers, certified critics and losses as modules."""
+
+from barrow.nn.critic import Critic
+from barrow.nn.kantorovich import KantorovichRubinstein, kantorovich_rubinstein
+from barrow.nn.linear import OrthogonalLinear, UnitLinear
+from barrow.nn.lipschitz import lipschitz_bound
+from barrow.nn.sort import FullSort, GroupSort
+
+__all__ = [
+    "Critic",
+    "OrthogonalLinear",
+    "UnitLinear",
+    "FullSort",
+    "GroupSort",
+    "lipschitz_bound",
+    "KantorovichRubinstein",
+    "kantorovich_rubinstein",
+]
