@@ -1,8 +1,141 @@
 // Python bindings, and nothing else: the algorithms are in the headers and know neither torch nor Python.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+
+#include "network_simplex.hpp"
+#include "parallel.hpp"
+#include "simd.hpp"
+#include "tree_matching.hpp"
 
 namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T, int dimensions>
+using Array = nb::ndarray<T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
+
+using Stop = std::function<bool()>;
+
+void require(bool condition, const char* complaint) {
+    if (!condition) throw std::invalid_argument(complaint);
+}
+
+// Whether Python has a signal to handle, Ctrl-C above all. Its handler has then run and left an exception.
+bool signalled() {
+    const nb::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+}
+
+template <class Body>
+void run(std::int64_t count, int threads, const Body& body) {
+    bool finished;
+    {
+        const nb::gil_scoped_release release;
+        finished = barrow::parallel_for(count, threads, signalled, body);
+    }
+    if (!finished) throw nb::python_error();
+}
+
+void require_shapes(std::size_t batch, std::size_t n, std::size_t m, const Array<std::int64_t, 2>& rows,
+                    const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass, const Array<double, 2>& f,
+                    const Array<double, 2>& g, const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
+    require(n + m < std::size_t(std::numeric_limits<std::int32_t>::max()) / 2, "too many rows and columns");
+    const std::size_t capacity = n + m > 0 ? n + m - 1 : 0;
+    require(rows.shape(0) == batch && cols.shape(0) == batch && mass.shape(0) == batch && rows.shape(1) == capacity &&
+                cols.shape(1) == capacity && mass.shape(1) == capacity,
+            "rows, cols and mass need the shape (batch, n + m - 1)");
+    require(f.shape(0) == batch && f.shape(1) == n && g.shape(0) == batch && g.shape(1) == m && code.shape(0) == batch &&
+                steps.shape(0) == batch,
+            "f, g, code and steps do not fit the batch");
+}
+
+// Runs the solver on problem k, whose arcs `make(k)` builds, and files the result.
+template <class Make>
+void simplex_batch(const Array<const double, 2>& a, const Array<const double, 2>& b, std::int64_t max_steps, int threads,
+                   const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass,
+                   const Array<double, 2>& f, const Array<double, 2>& g, const Array<std::int64_t, 1>& code,
+                   const Array<std::int64_t, 1>& steps, const Make& make) {
+    const auto n = std::int64_t(a.shape(1)), m = std::int64_t(b.shape(1)), capacity = std::int64_t(rows.shape(1));
+    require_shapes(a.shape(0), n, m, rows, cols, mass, f, g, code, steps);
+    require(b.shape(0) == a.shape(0), "a and b need the same batch size");
+    const std::int64_t limit = max_steps < 0 ? barrow::default_max_steps(n, m) : max_steps;
+    run(a.shape(0), threads, [&](std::int64_t k, const Stop& stop) {
+        auto arcs = make(k);
+        barrow::SimplexOutput out{rows.data() + k * capacity, cols.data() + k * capacity, mass.data() + k * capacity,
+                                  f.data() + k * n, g.data() + k * m, 0, 0};
+        barrow::network_simplex(arcs, std::int32_t(n), std::int32_t(m), a.data() + k * n, b.data() + k * m, limit, stop, out);
+        code.data()[k] = out.code;
+        steps.data()[k] = out.steps;
+    });
+}
+
+}  // namespace
 
 NB_MODULE(_core, m) {
     m.doc() = "barrow's C++ core";
+
+    m.def("instruction_set", &barrow::simd::instruction_set, "The instruction-set level that the kernels run at.");
+
+    m.def(
+        "network_simplex",
+        [](const Array<const double, 2>& a, const Array<const double, 2>& b, const Array<const double, 3>& cost,
+           std::int64_t max_steps, int threads, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
+           const Array<double, 2>& mass, const Array<double, 2>& f, const Array<double, 2>& g,
+           const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
+            const std::size_t n = a.shape(1), m = b.shape(1);
+            require((cost.shape(0) == 1 || cost.shape(0) == a.shape(0)) && cost.shape(1) == n && cost.shape(2) == m,
+                    "cost needs the shape (batch or 1, n, m)");
+            const std::size_t stride = cost.shape(0) == 1 ? 0 : n * m;
+            simplex_batch(a, b, max_steps, threads, rows, cols, mass, f, g, code, steps, [&](std::int64_t k) {
+                return barrow::DenseArcs(cost.data() + k * stride, std::int32_t(n), std::int32_t(m));
+            });
+        },
+        "a"_a.noconvert(), "b"_a.noconvert(), "cost"_a.noconvert(), "max_steps"_a, "threads"_a, "rows"_a.noconvert(),
+        "cols"_a.noconvert(), "mass"_a.noconvert(), "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(),
+        "steps"_a.noconvert(), "Solve a batch of dense transportation problems into the arrays given.");
+
+    m.def(
+        "network_simplex_arcs",
+        [](const Array<const double, 2>& a, const Array<const double, 2>& b, const Array<const std::int64_t, 1>& arc_rows,
+           const Array<const std::int64_t, 1>& arc_cols, const Array<const double, 1>& cost, std::int64_t max_steps,
+           const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass,
+           const Array<double, 2>& f, const Array<double, 2>& g, const Array<std::int64_t, 1>& code,
+           const Array<std::int64_t, 1>& steps) {
+            require(arc_rows.shape(0) == cost.shape(0) && arc_cols.shape(0) == cost.shape(0),
+                    "rows, cols and cost of the arcs need the same length");
+            simplex_batch(a, b, max_steps, 1, rows, cols, mass, f, g, code, steps, [&](std::int64_t) {
+                return barrow::SparseArcs(std::int32_t(a.shape(1)), std::int32_t(b.shape(1)), std::int64_t(cost.shape(0)),
+                                          arc_rows.data(), arc_cols.data(), cost.data());
+            });
+        },
+        "a"_a.noconvert(), "b"_a.noconvert(), "arc_rows"_a.noconvert(), "arc_cols"_a.noconvert(), "cost"_a.noconvert(),
+        "max_steps"_a, "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(), "f"_a.noconvert(),
+        "g"_a.noconvert(), "code"_a.noconvert(), "steps"_a.noconvert(),
+        "Solve transportation problems on a list of allowed arcs into the arrays given.");
+
+    m.def(
+        "tree_matching",
+        [](const Array<const std::int64_t, 1>& parent, const Array<const std::int64_t, 1>& leaves,
+           const Array<const double, 2>& a, const Array<const double, 2>& b, int threads, const Array<std::int64_t, 2>& rows,
+           const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass) {
+            const std::size_t batch = a.shape(0), count = leaves.shape(0), capacity = count > 0 ? 2 * count - 1 : 0;
+            require(a.shape(1) == count && b.shape(1) == count && b.shape(0) == batch,
+                    "a and b need one entry for every leaf");
+            require(rows.shape(0) == batch && cols.shape(0) == batch && mass.shape(0) == batch &&
+                        rows.shape(1) == capacity && cols.shape(1) == capacity && mass.shape(1) == capacity,
+                    "rows, cols and mass need the shape (batch, 2 L - 1)");
+            const barrow::TreeMatching matching(parent.shape(0), parent.data(), count, leaves.data());
+            run(batch, threads, [&](std::int64_t k, const Stop&) {
+                matching.match(a.data() + k * count, b.data() + k * count, rows.data() + k * capacity,
+                               cols.data() + k * capacity, mass.data() + k * capacity);
+            });
+        },
+        "parent"_a.noconvert(), "leaves"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "threads"_a,
+        "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(),
+        "Transport plans along a tree, for a batch of pairs of histograms, into the arrays given.");
 }

@@ -1,0 +1,118 @@
+// Vector kernels, compiled once per instruction-set level and chosen when the library is loaded: a wheel built anywhere
+// is fast everywhere and never dies of an illegal instruction. Function multiversioning by ifunc is not used because
+// macOS and musl lack it.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+#define BARROW_X86 1
+#else
+#define BARROW_X86 0
+#endif
+
+namespace barrow::simd {
+
+#if defined(__GNUC__) || defined(__clang__)
+
+namespace baseline {
+#define LANES 2
+#include "kernels.inl"
+#undef LANES
+}  // namespace baseline
+
+#if BARROW_X86
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+namespace avx2 {
+#define LANES 4
+#include "kernels.inl"
+#undef LANES
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq")
+#endif
+namespace avx512 {
+#define LANES 8
+#include "kernels.inl"
+#undef LANES
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // BARROW_X86
+
+#else  // a compiler without vector types: the same four functions, one element at a time
+
+namespace baseline {
+inline double min_sum(const double* c, const double* p, std::ptrdiff_t count) {
+    double best = std::numeric_limits<double>::infinity();
+    for (std::ptrdiff_t j = 0; j < count; ++j) best = c[j] + p[j] < best ? c[j] + p[j] : best;
+    return best;
+}
+inline std::ptrdiff_t find_sum(const double* c, const double* p, std::ptrdiff_t count, double value) {
+    for (std::ptrdiff_t j = 0; j < count; ++j)
+        if (c[j] + p[j] == value) return j;
+    return -1;
+}
+inline void lower_to(double* y, const double* c, double t, std::ptrdiff_t count) {
+    for (std::ptrdiff_t j = 0; j < count; ++j) y[j] = c[j] - t < y[j] ? c[j] - t : y[j];
+}
+inline double max_finite(const double* c, std::ptrdiff_t count) {
+    double best = 0;
+    for (std::ptrdiff_t j = 0; j < count; ++j)
+        if (std::fabs(c[j]) <= std::numeric_limits<double>::max() && best < std::fabs(c[j])) best = std::fabs(c[j]);
+    return best;
+}
+}  // namespace baseline
+
+#endif
+
+struct Kernels {
+    const char* name;
+    decltype(&baseline::min_sum) min_sum;
+    decltype(&baseline::find_sum) find_sum;
+    decltype(&baseline::lower_to) lower_to;
+    decltype(&baseline::max_finite) max_finite;
+};
+
+#define BARROW_LEVEL(level, label) \
+    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite }
+
+inline const Kernels& kernels() {
+    static const Kernels chosen = [] {
+#if BARROW_X86
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return BARROW_LEVEL(avx512, "avx512");
+        if (__builtin_cpu_supports("avx2")) return BARROW_LEVEL(avx2, "avx2");
+        return BARROW_LEVEL(baseline, "baseline");
+#elif defined(__aarch64__) || defined(_M_ARM64)
+        return BARROW_LEVEL(baseline, "neon");
+#else
+        return BARROW_LEVEL(baseline, "baseline");
+#endif
+    }();
+    return chosen;
+}
+
+#undef BARROW_LEVEL
+
+// The level in use: "avx512", "avx2", "neon" or "baseline".
+inline const char* instruction_set() { return kernels().name; }
+
+}  // namespace barrow::simd

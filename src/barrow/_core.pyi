@@ -1,0 +1,42 @@
+from torch import Tensor
+
+def instruction_set() -> str: ...
+def network_simplex(
+    a: Tensor,
+    b: Tensor,
+    cost: Tensor,
+    max_steps: int,
+    threads: int,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+    f: Tensor,
+    g: Tensor,
+    code: Tensor,
+    steps: Tensor,
+) -> None: ...
+def network_simplex_arcs(
+    a: Tensor,
+    b: Tensor,
+    arc_rows: Tensor,
+    arc_cols: Tensor,
+    cost: Tensor,
+    max_steps: int,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+    f: Tensor,
+    g: Tensor,
+    code: Tensor,
+    steps: Tensor,
+) -> None: ...
+def tree_matching(
+    parent: Tensor,
+    leaves: Tensor,
+    a: Tensor,
+    b: Tensor,
+    threads: int,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+) -> None: ...

@@ -1,0 +1,144 @@
+"""The network simplex: exact transport plans and potentials, on the CPU, in float64."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from barrow import _core
+
+
+class SimplexResult(NamedTuple):
+    """A basis of the transportation problem, its flow and its potentials.
+
+    The n + m - 1 basic arcs are ``rows``, ``cols`` with ``mass``, padded with row = col = 0 and mass = 0 where weights
+    are zero. Their mass has the marginals a and b whatever ``code`` says; it lies on a forbidden pair exactly when no
+    plan without one was found. ``f`` and ``g`` are finite everywhere; f_i + g_j <= C_ij holds if ``code`` is OPTIMAL.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    mass: Tensor
+    f: Tensor
+    g: Tensor
+    code: Tensor
+    steps: Tensor
+
+
+OPTIMAL, STEP_LIMIT, STALLED, INFEASIBLE = range(4)
+
+_Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def network_simplex(a: Tensor, b: Tensor, C: Tensor, *, max_steps: int | None = None) -> SimplexResult:
+    """Minimise sum_ij C_ij P_ij over P >= 0 with marginals a and b, for every problem of a batch.
+
+    A primal simplex on spanning trees. Weights become integers of 60 bits, so that flows are exact, and the trees stay
+    strongly feasible, so that ties cannot make it cycle. Problems of a batch share the threads of
+    ``torch.get_num_threads()``.
+
+    Args:
+        a: weights (B, n) >= 0, float64, on the CPU. Zeros are free: their arcs are never looked at.
+        b: weights (B, m) >= 0 with the same sums as a, up to rounding.
+        C: costs (B, n, m), +inf where transport is forbidden. An expanded batch dimension is not copied.
+        max_steps: a bound on the pivots of each problem. The flow at the bound is still a plan: an upper bound.
+
+    Source: Cunningham, A network simplex method, Mathematical Programming 11, 1976.
+
+    >>> half = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    >>> C = torch.tensor([[[1.0, 4.0], [0.0, 1.0]]], dtype=torch.float64)
+    >>> result = network_simplex(half, half, C)
+    >>> (C[0][result.rows, result.cols] * result.mass).sum().item()
+    1.0
+    """
+    # What the solution depends on is differentiated by the envelope theorem, never through the pivots.
+    given = (t.detach() for t in (a, b, C))
+    return SimplexResult(*_dense(*given, -1 if max_steps is None else max(0, max_steps)))
+
+
+def network_simplex_arcs(
+    a: Tensor, b: Tensor, rows: Tensor, cols: Tensor, cost: Tensor, *, max_steps: int | None = None
+) -> SimplexResult:
+    """The network simplex on a list of allowed arcs, for one problem; the result has no batch dimension.
+
+    Args:
+        a: weights (n,) >= 0, float64, on the CPU.
+        b: weights (m,) >= 0 with the same sum as a, up to rounding.
+        rows: the row of every arc (K,), int64, in any order.
+        cols: the column of every arc (K,), int64.
+        cost: the cost of every arc (K,), +inf where forbidden. Of parallel arcs the cheapest counts.
+        max_steps: a bound on the pivots.
+
+    Raises:
+        ValueError: an arc leads to a row or column that does not exist.
+
+    f_i + g_j <= cost_ij holds on the arcs given, not elsewhere. If they admit no plan, ``code`` is INFEASIBLE and some
+    of the mass lies on pairs that are not in the list.
+    """
+    given = (t.detach() for t in (a, b, rows, cols, cost))
+    return SimplexResult(*_arcs(*given, -1 if max_steps is None else max(0, max_steps)))
+
+
+def _room(batch: int, a: Tensor, n: int, m: int) -> _Seven:
+    """Uninitialised tensors for the result."""
+    arcs = max(0, n + m - 1)
+    return (
+        a.new_empty((batch, arcs), dtype=torch.int64),
+        a.new_empty((batch, arcs), dtype=torch.int64),
+        a.new_empty((batch, arcs), dtype=torch.float64),
+        a.new_empty((batch, n), dtype=torch.float64),
+        a.new_empty((batch, m), dtype=torch.float64),
+        a.new_empty((batch,), dtype=torch.int64),
+        a.new_empty((batch,), dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op("barrow::network_simplex", mutates_args=(), device_types="cpu")
+def _dense(a: Tensor, b: Tensor, C: Tensor, max_steps: int) -> _Seven:
+    out = _room(a.shape[0], a, a.shape[1], b.shape[1])
+    if C.shape[0] > 1 and C.stride(0) == 0:
+        C = C[:1]  # one matrix for all: the core reads it with stride 0
+    _core.network_simplex(a.contiguous(), b.contiguous(), C.contiguous(), max_steps, torch.get_num_threads(), *out)
+    return out
+
+
+@_dense.register_fake
+def _(a: Tensor, b: Tensor, C: Tensor, max_steps: int) -> _Seven:
+    return _room(a.shape[0], a, a.shape[1], b.shape[1])
+
+
+@_dense.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], a: Tensor, b: Tensor, C: Tensor, max_steps: int) -> Any:
+    # One batch dimension more is a longer batch.
+    size = info.batch_size
+    moved = [
+        t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip((a, b, C), in_dims[:3], strict=True)
+    ]
+    a, b, C = (t.flatten(0, 1) for t in moved)
+    return tuple(t.unflatten(0, (size, -1)) for t in _dense(a, b, C, max_steps)), (0,) * 7
+
+
+@torch.library.custom_op("barrow::network_simplex_arcs", mutates_args=(), device_types="cpu")
+def _arcs(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor, cost: Tensor, max_steps: int) -> _Seven:
+    out = _room(1, a, a.shape[0], b.shape[0])
+    _core.network_simplex_arcs(
+        a[None].contiguous(),
+        b[None].contiguous(),
+        rows.contiguous(),
+        cols.contiguous(),
+        cost.contiguous(),
+        max_steps,
+        *out,
+    )
+    for t in out:
+        t.squeeze_(0)
+    return out
+
+
+@_arcs.register_fake
+def _(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor, cost: Tensor, max_steps: int) -> _Seven:
+    rows_, cols_, mass, f, g, code, steps = _room(1, a, a.shape[0], b.shape[0])
+    return rows_[0], cols_[0], mass[0], f[0], g[0], code[0], steps[0]
