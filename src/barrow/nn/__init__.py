@@ -4,9 +4,29 @@ from barrow.nn.critic import Critic
 from barrow.nn.kantorovich import KantorovichRubinstein, kantorovich_rubinstein
 from barrow.nn.linear import OrthogonalLinear, UnitLinear
 from barrow.nn.lipschitz import lipschitz_bound
+from barrow.nn.losses import (
+    Emd1d,
+    LabelWasserstein,
+    SinkhornCost,
+    SinkhornDivergence,
+    SlicedWasserstein,
+    TransportCost,
+    TreeEmd,
+    Wasserstein,
+    Wasserstein1d,
+)
 from barrow.nn.sort import FullSort, GroupSort
 
 __all__ = [
+    "Wasserstein",
+    "TransportCost",
+    "SinkhornCost",
+    "SinkhornDivergence",
+    "SlicedWasserstein",
+    "Wasserstein1d",
+    "Emd1d",
+    "TreeEmd",
+    "LabelWasserstein",
     "Critic",
     "OrthogonalLinear",
     "UnitLinear",

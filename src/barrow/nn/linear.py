@@ -79,14 +79,12 @@ class _Normalised(nn.Module):
 
     def to_linear(self) -> nn.Linear:
         """A plain :class:`torch.nn.Linear` with a copy of the present weight, for inference without barrow."""
-        weight = self.weight.detach()
-        plain = nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, device=weight.device, dtype=weight.dtype
-        )
-        with torch.no_grad():
-            plain.weight.copy_(weight)
-            if self.bias is not None:
-                plain.bias.copy_(self.bias)
+        # On the meta device nothing is drawn, so that exporting does not move the global generator.
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        # clone keeps the strides too, which makes the products equal to the last bit.
+        plain.weight = nn.Parameter(self.weight.detach().clone())
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.detach().clone())
         return plain
 
 

@@ -164,7 +164,7 @@ def spectral_norm_bound(W: Tensor) -> float:
     if peak == 0:
         return 0.0
     # A power of two, so that nothing is rounded, except far below where the margins count it.
-    scale = 2.0 ** max(math.frexp(peak)[1], -1021)
+    scale = 2.0 ** min(max(math.frexp(peak)[1], -1021), 1023)
     W = W / scale
     k, n = min(W.shape), max(W.shape)
     A = W @ W.mT if W.shape[0] < W.shape[1] else W.mT @ W
@@ -218,10 +218,10 @@ def _one(module: nn.Module, path: str) -> float:
     return 1.0
 
 
-# The largest absolute derivative, rounded up where it is not a short decimal.
+# The largest absolute derivative, rounded up where it is not a short decimal (torch has 1/6 in float32).
 _CONSTANTS: dict[type[nn.Module], float] = {
     nn.Sigmoid: 0.25,
-    nn.Hardsigmoid: 0.16666666666666669,
+    nn.Hardsigmoid: 0.1666667,
     nn.Softmax: 0.5,
     nn.SELU: 1.0507009873554804934193349852946 * 1.6732632423543772848170429916717 * (1 + 2**-50),
     nn.SiLU: 1.0999,

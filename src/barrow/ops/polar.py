@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ _POLAR_EXPRESS = (
 _GRAM_IS_BLIND = 1e-5
 # A derivative of order 1 / (s_i + s_j) is cut off here, relative to the largest singular value.
 _FLOOR = {torch.float32: 1e-6, torch.float64: 1e-14}
+# Entries of the gradient are cut off here, so that an optimiser can square them: reached where X is about 1e-19.
+_LIMIT = {torch.float32: 2.0**63, torch.float64: 2.0**511}
 # The factor is made this much smaller than orthogonal, so that rounding its entries cannot push its norm above one.
 _SHRINK = {torch.float32: 2.0**-22, torch.float64: 2.0**-44}
 
@@ -53,8 +56,8 @@ def polar(X: Tensor) -> Tensor:
     Returns:
         (..., m, n). The gradient is the exact derivative, X = W S giving S Y + Y S = W' G - G' W and
         W Y + (I - W W') G / S; where X is rank deficient, and the derivative does not exist, small singular values
-        are replaced by 1e-6 (float64: 1e-14) of the largest, so it stays finite. A second derivative raises
-        RuntimeError.
+        are replaced by 1e-6 (float64: 1e-14) of the largest, and entries are cut off at 2^63 (float64: 2^511), so it
+        stays finite. A second derivative raises RuntimeError.
 
     Raises:
         ValueError: X has fewer than two dimensions or is not real floating.
@@ -111,18 +114,19 @@ def _by_eigenvectors(X: Tensor) -> _Factors:
     else:
         square, V = torch.linalg.eigh(Z.mT @ Z)
     s = square.clamp(min=0).sqrt()
-    W = Z @ ((V / s.clamp(min=1e-300).unsqueeze(-2)) @ V.mT)
+    shrink = 1 - _SHRINK[X.dtype]
+    W = Z @ ((V * (shrink / s.clamp(min=1e-300)).unsqueeze(-2)) @ V.mT)
     blind = ~(s.amin(-1) > _GRAM_IS_BLIND * s.amax(-1))
     if blind.any():
         # Q is orthonormal whatever the rank, which no formula in X alone can promise.
         Q, R = torch.linalg.qr(Z[blind])
         U, s[blind], Vh = torch.linalg.svd(R)
         V[blind] = Vh.mT
-        W[blind] = Q @ (U @ Vh)
+        W[blind] = Q @ (U @ (shrink * Vh))
     # What the eigenvectors leave, 1e-16 / ratio^2, is invisible in float32 unless the matrix is badly conditioned.
     if X.dtype == torch.float64 or (s.amin(-1) < 1e-3 * s.amax(-1)).any():
-        W = _cubic(W)
-    return (W * (1 - _SHRINK[X.dtype])).to(X.dtype), V, s, scale
+        W = shrink * _cubic(W / shrink)
+    return W.to(X.dtype), V, s, scale
 
 
 def _cubic(W: Tensor) -> Tensor:
@@ -153,6 +157,10 @@ def _polar_backward(G: Tensor, X: Tensor, W: Tensor, V: Tensor, s: Tensor, scale
     with torch.autocast(X.device.type, enabled=False), torch.no_grad():
         if X.numel() == 0:
             return torch.zeros_like(X)
+        # Taken out so that a huge G does not overflow on the way; a NaN or infinity in G stays visible in the result.
+        size = G.abs().amax((-2, -1), keepdim=True)
+        size = torch.where(size > 0, size, 1)
+        G = G / size
         A = W.mT @ G
         K = A - A.mT
         if X.device.type == "cpu":
@@ -165,9 +173,10 @@ def _polar_backward(G: Tensor, X: Tensor, W: Tensor, V: Tensor, s: Tensor, scale
             scale = scale * s[..., :1, None]
         # The same as W Y + (G - W A) inverse with one tall product less.
         gradient = (G @ inverse.to(G.dtype)) + W @ (Y - A.to(Y.dtype) @ inverse).to(G.dtype)
-        gradient = (gradient.to(scale.dtype) / scale).to(G.dtype)
-        # A derivative with respect to an entry of 1e-40 may itself not be a number of the dtype.
-        return torch.where(X.isfinite(), gradient.nan_to_num(), 0).contiguous()
+        limit = _LIMIT[X.dtype]
+        factor = (size.to(scale.dtype) / scale).clamp(max=torch.finfo(G.dtype).max)
+        gradient = (gradient * factor.to(G.dtype)).clamp(-limit, limit)
+        return gradient.masked_fill_(~(X.abs() < math.inf), 0).contiguous()
 
 
 def _sylvester(S: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
