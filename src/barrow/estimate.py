@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from barrow.check import real_tensor, same_kind, shape
 from barrow.nn.critic import Critic
@@ -124,8 +124,7 @@ def estimate(
         critic, history = _train(train_x, train_y, steps, batch_size, learning_rate, widths, generator, progress)
     with torch.no_grad():
         bound = lipschitz_bound(critic)
-        exact = _in_float64(critic)
-        f_x, f_y = exact(fresh_x.double()).squeeze(-1), exact(fresh_y.double()).squeeze(-1)
+        f_x, f_y = (_evaluate(critic, _precise(t)) for t in (fresh_x, fresh_y))
         value = kantorovich_rubinstein(f_x, f_y).item() / bound
         stderr = math.sqrt(_variance_of_mean(f_x) + _variance_of_mean(f_y)) / bound
         lower = value - _quantile(confidence, min(len(f_x), len(f_y)) - 1) * stderr
@@ -181,12 +180,12 @@ def _train(
         critic = Critic(x.shape[1], widths)
     critic = critic.to(x)
     # Scaled in float64 and about the common centre: far-away or huge data must not lose digits.
-    wide = [t.to(torch.float32 if t.device.type == "mps" else torch.float64) for t in (x, y)]
+    wide = [_precise(t) for t in (x, y)]
     centre = (wide[0].mean(0) + wide[1].mean(0)) / 2
     peak = max((t - centre).abs().max() for t in wide).clamp(min=1e-300)
     spread = peak * torch.cat([((t - centre) / peak).square().sum(1) for t in wide]).mean().sqrt()
     spread = torch.where(spread > 0, spread, 1)
-    x, y = (((t - centre) / spread).to(x.dtype) for t in wide)
+    x, y = (((t - centre) / spread).to(x) for t in wide)
 
     def batch(t: Tensor) -> Tensor:
         if len(t) <= batch_size:
@@ -223,19 +222,22 @@ def _unscale(critic: Critic, centre: Tensor, spread: Tensor) -> None:
         layers = _linears(critic)
         for layer in layers:
             assert layer.bias is not None
-            layer.bias.copy_(layer.bias * spread)
+            layer.bias.copy_(layer.bias.to(spread) * spread)
         first = layers[0]
         assert first.bias is not None
-        first.bias.sub_((first.weight.to(centre.dtype) @ centre).to(first.bias.dtype))
+        first.bias.sub_((first.weight.to(centre) @ centre).to(first.bias))
 
 
-def _in_float64(critic: Critic) -> nn.Sequential:
-    """The same function on the same stored weights, evaluated with sixteen digits."""
-    layers = (
-        layer.to_linear().double() if isinstance(layer, OrthogonalLinear | UnitLinear) else layer
-        for layer in critic.layers
-    )
-    return nn.Sequential(*layers)
+def _precise(t: Tensor) -> Tensor:
+    """In float64, where a device has it."""
+    return t.cpu().double() if t.device.type == "mps" else t.double()
+
+
+def _evaluate(critic: Critic, x: Tensor) -> Tensor:
+    """The critic's values with its stored weights, which the certificate is about, and the arithmetic of x."""
+    for layer in critic.layers:
+        x = layer.to_linear().to(x)(x) if isinstance(layer, OrthogonalLinear | UnitLinear) else layer(x)
+    return x.squeeze(-1)
 
 
 def _variance_of_mean(f: Tensor) -> float:
@@ -261,15 +263,11 @@ def _upper(x: Tensor, y: Tensor, confidence: float, generator: torch.Generator |
     blocks = min(_MAX_BLOCKS, fewer // size)
     x = x[_permutation(len(x), generator, x.device)[: size * blocks]]
     y = y[_permutation(len(y), generator, y.device)[: size * blocks]]
-    costs = torch.tensor(
-        [_exact_w1(u, v) for u, v in zip(x.split(size), y.split(size), strict=True)], dtype=torch.float64
-    )
+    costs = _exact_w1(*(_precise(t).unflatten(0, (blocks, size)) for t in (x, y)))
     return costs.mean().item() + _quantile(confidence, blocks - 1) * math.sqrt(_variance_of_mean(costs))
 
 
-def _exact_w1(x: Tensor, y: Tensor) -> float:
-    from scipy.optimize import linear_sum_assignment
+def _exact_w1(x: Tensor, y: Tensor) -> Tensor:
+    from barrow.functional import wasserstein
 
-    C = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").cpu()
-    rows, columns = linear_sum_assignment(C.numpy())
-    return C[torch.as_tensor(rows), torch.as_tensor(columns)].mean().item()
+    return wasserstein(x, y, p=1).cpu()

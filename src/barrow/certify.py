@@ -1,0 +1,328 @@
+"""Repair, round, bracket: from anybody's witnesses to lower <= truth <= upper.
+
+* Repair: any numbers f become feasible potentials by c-transforms (epsilon = 0); at epsilon > 0 every pair is feasible
+  and one block ascent on either side only improves it. That is the lower bound.
+* Rounding (Altschuler, Weed and Rigollet 2017, Algorithm 2): any nonnegative matrix is moved into the transport polytope
+  by scaling rows, columns and adding a rank-one term. That is the upper bound.
+* Arithmetic is float64, and both bounds are widened by an a-priori bound on its rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from barrow import check
+from barrow.cost import Cost
+from barrow.ops.summation import pairwise_sum
+from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
+from barrow.problem import Problem, log_ratio, marginal_dual, marginal_penalty, step
+from barrow.screen import complaint, screen
+from barrow.solution import BadInput, Bounds
+
+UNIT = torch.finfo(torch.float64).eps / 2  # the unit roundoff
+NEGLIGIBLE = 1e-9  # a share of the mass below which the dearest arc is a good enough bound on the cost of a correction
+
+
+class Bracket(NamedTuple):
+    """A certificate with what it was made of, for a flattened float64 problem."""
+
+    value: Tensor  # (B,) the dual objective at the repaired potentials
+    f: Tensor
+    g: Tensor
+    lower: Tensor
+    upper: Tensor
+    slack: Tensor  # what rounding, of the arithmetic and of the masses, may have added to the gap
+    scale: Tensor  # the dearest arc for all the mass
+
+
+def certify(
+    problem: Problem, *, plan: Plan | Tensor | None = None, f: Tensor | None = None, g: Tensor | None = None
+) -> Bounds:
+    """Bracket the truth of ``problem`` with anybody's answer.
+
+    Nothing about the arguments is believed: any nonnegative plan is rounded to one with the right marginals (negative
+    and non-finite entries count as 0) and is an upper bound; any numbers are turned into feasible potentials and are a
+    lower bound. Nonsense gives a wide bracket, never a wrong one.
+
+    Args:
+        problem: the question.
+        plan: a :class:`barrow.plan.Plan` or a matrix (..., n, m). Without one, the Gibbs plan of the potentials
+            (epsilon > 0) or the independent coupling is rounded.
+        f: numbers (..., n).
+        g: numbers (..., m).
+
+    Returns:
+        Bounds, float64, batched like the problem.
+
+    Raises:
+        ValueError: shapes that do not fit, or data that make no problem (NaN, negative weights, different masses).
+
+    >>> x, y = torch.zeros(3, 1), torch.ones(3, 1)
+    >>> bounds = certify(Problem(Points(x, y, p=1)), f=torch.tensor([0.0, 7.0, -2.0]))
+    >>> bool(bounds.lower <= 1 <= bounds.upper)
+    True
+
+    Source: Altschuler, Weed and Rigollet 2017; Peyre and Cuturi, Computational Optimal Transport, sections 2.5, 4.4.
+    """
+    flat, codes, defect = screen(problem)
+    if bool(codes.any()):
+        raise BadInput(complaint(problem, codes))
+    batch, (n, m) = problem.batch_shape, problem.shape
+    f, g = (_numbers(name, t, size, problem) for name, t, size in (("f", f, n), ("g", g, m)))
+    bracketed = bracket(flat, _as_plan(plan, problem), f, g, defect)
+    return Bounds(bracketed.lower.reshape(batch), bracketed.upper.reshape(batch))
+
+
+def bracket(problem: Problem, plan: Plan | None, f: Tensor | None, g: Tensor | None, defect: Tensor | float = 0.0) -> Bracket:
+    """Repair, round and bracket, for a flattened float64 problem that was screened.
+
+    ``defect`` is the relative difference of mass that was mended: V grows in proportion to the mass, so the bracket is
+    widened by that share and holds for either way of mending.
+    """
+    f, g = repair(problem, f, g)
+    value = dual_objective(problem, f, g)
+    if plan is None and problem.epsilon > 0:
+        plan = gibbs(problem, f, g)
+    low, high = problem.cost.limits()
+    upper = primal_objective(problem, *round_to_marginals(problem, plan), high)
+    slack = rounding_error(problem, f, g, low, high)
+    lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    # Every term of the equation is nonnegative where no cost is negative.
+    lower = torch.where(low >= 0, lower.clamp_min(0), lower)
+    upper = (upper + slack).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    mended = defect * upper.abs().nan_to_num(posinf=0.0)
+    scale = torch.maximum(low.abs(), high.abs()) * problem.a.sum(-1)
+    return Bracket(value, f, g, lower - mended, upper + mended, 2 * (slack + mended), scale.expand_as(value))
+
+
+def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
+    """Whether (upper - lower) / max(|upper|, tiny) <= tol, tiny being what the rounding of the data amounts to."""
+    gap = proof.upper - proof.lower
+    noise = 2 * proof.slack + 8 * torch.finfo(dtype).eps * proof.scale
+    return (gap <= tol * proof.upper.abs()) | (gap <= noise)
+
+
+# -- repair ------------------------------------------------------------------------------------------------------------
+
+
+def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Feasible potentials at least as good as (f, g), finite on every atom, weighted or not.
+
+    Zero-weight atoms constrain nobody and receive the value that their own marginal derivative has.
+    """
+    cost, epsilon, (rho_a, rho_b) = problem.cost, problem.epsilon, problem.rho
+    r, s = problem.measures
+    if epsilon == 0:
+        r, s = problem.a, problem.b
+    log_r, log_s = r.log(), s.log()
+    ratio_a, ratio_b = log_ratio(problem.a, r), log_ratio(problem.b, s)
+
+    def left(g: Tensor) -> Tensor:
+        return step(rho_a, epsilon, cost.softmin(_support(g, log_s, epsilon), epsilon, -1), ratio_a)
+
+    def right(f: Tensor) -> Tensor:
+        return step(rho_b, epsilon, cost.softmin(_support(f, log_r, epsilon), epsilon, -2), ratio_b)
+
+    if f is None:
+        f = torch.zeros_like(problem.a) if g is None else left(g)
+    g = right(f)
+    f = left(g)
+    if epsilon == 0 and bool((problem.b == 0).any()):
+        g = torch.where(problem.b > 0, g, right(f))
+    if problem.balanced:
+        # Potentials of a balanced problem are free up to a constant: give each side half of the value.
+        half = (pairwise_sum(problem.a * f) - pairwise_sum(problem.b * g)) / (2 * problem.a.sum(-1))
+        f, g = f - half[:, None], g + half[:, None]
+    return f, g
+
+
+def _support(h: Tensor, log_weight: Tensor, epsilon: float) -> Tensor:
+    """h + epsilon log weight, with -inf off the support; what is not a number there counts as absent."""
+    shifted = h + epsilon * log_weight if epsilon > 0 else h
+    present = (log_weight > -torch.inf) & h.isfinite()
+    # Where nothing is left, zeros are as good as any numbers.
+    hopeless = ~present.any(-1, keepdim=True)
+    fallback = epsilon * log_weight if epsilon > 0 else torch.where(log_weight > -torch.inf, 0.0, -torch.inf)
+    return torch.where(hopeless, fallback, torch.where(present, shifted, -torch.inf))
+
+
+def gibbs(problem: Problem, f: Tensor, g: Tensor) -> GibbsPlan:
+    """P = exp((f + g - C) / epsilon) r x s."""
+    r, s = problem.measures
+    return GibbsPlan(problem.cost, f + problem.epsilon * r.log(), g + problem.epsilon * s.log(), problem.epsilon)
+
+
+# -- the two objectives --------------------------------------------------------------------------------------------
+
+
+def dual_objective(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
+    """The dual objective (B,) at repaired potentials, whose left marginal is therefore known without a pass."""
+    (rho_a, rho_b), epsilon = problem.rho, problem.epsilon
+    value = pairwise_sum(marginal_dual(rho_a, f, problem.a)) + pairwise_sum(marginal_dual(rho_b, g, problem.b))
+    if epsilon > 0:
+        r, s = problem.measures
+        total = pairwise_sum(problem.a if math.isinf(rho_a) else problem.a * torch.exp(-f / rho_a))
+        value = value - epsilon * (total - pairwise_sum(r) * pairwise_sum(s))
+    return value
+
+
+def round_to_marginals(problem: Problem, plan: Plan | None) -> tuple[Plan, Tensor, Tensor]:
+    """A plan (B, n, m) and a rank-one correction u v' that together meet the hard marginals.
+
+    Altschuler, Weed and Rigollet 2017, Algorithm 2; lazily: a scaled Gibbs plan is a Gibbs plan.
+    """
+    a, b = problem.a, problem.b
+    hard_a, hard_b = (math.isinf(rho) for rho in problem.rho)
+    r_support, s_support = (w > 0 for w in problem.measures)
+    if plan is not None:
+        rows, _ = plan.marginals()
+        if not bool(rows.isfinite().all()):
+            plan = None
+    if plan is None:
+        none = torch.zeros((a.shape[0], 1), dtype=torch.long, device=a.device)
+        plan = SparsePlan(none, none, torch.zeros_like(a[:, :1]), problem.shape)
+        rows = torch.zeros_like(a)
+
+    r = torch.where((a > 0) & r_support, 1.0, 0.0).to(a)
+    c = torch.where((b > 0) & s_support, 1.0, 0.0).to(b)
+    if hard_a or hard_b:
+        rows = plan @ c if bool((c == 0).any()) else rows
+        if hard_a:
+            full = torch.where(rows > 0, a / torch.where(rows > 0, rows, 1), 1)
+            r = r * (full.clamp_max(1) if hard_b else full)
+        if hard_b:
+            cols = _apply(plan.T, r)
+            full = torch.where(cols > 0, b / torch.where(cols > 0, cols, 1), 1)
+            c = c * (full.clamp_max(1) if hard_a else full)
+    plan = plan.scale(r, c)
+    rows, cols = plan.marginals()
+    if hard_a and hard_b:
+        missing_a, missing_b = (a - rows).clamp_min(0), (b - cols).clamp_min(0)
+    elif hard_a:
+        missing_a, missing_b = torch.where(rows > 0, 0.0, a), b
+    elif hard_b:
+        missing_a, missing_b = a, torch.where(cols > 0, 0.0, b)
+    else:
+        missing_a, missing_b = torch.zeros_like(a), torch.zeros_like(b)
+    share = missing_b.sum(-1, keepdim=True) if hard_a else missing_a.sum(-1, keepdim=True)
+    share = torch.where(share > 0, share, 1)
+    return (plan, missing_a, missing_b / share) if hard_a else (plan, missing_a / share, missing_b)
+
+
+def _apply(plan: Plan, v: Tensor) -> Tensor:
+    """P v for one vector a problem."""
+    return (plan @ v[..., None])[..., 0]
+
+
+def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor, dearest: Tensor) -> Tensor:
+    """The primal objective (B,) of plan + u v'."""
+    rank_one = u.sum(-1) * v.sum(-1)
+    if problem.epsilon == 0:
+        value = _inner(problem.cost, plan)
+        if bool((rank_one > NEGLIGIBLE * problem.a.sum(-1)).any()):
+            for i, j in problem.cost.chunks(u.shape[0]):
+                moved = problem.cost.block(i, j) * u[:, i:j, None] * v[:, None, :]
+                value = value + pairwise_sum(moved.flatten(-2))
+        else:
+            value = value + rank_one * dearest
+        rows, cols = plan.marginals()
+        rows, cols = rows + u * v.sum(-1, keepdim=True), cols + v * u.sum(-1, keepdim=True)
+    else:
+        value, rows, cols = _entropic(problem, plan, u, v)
+    for rho, q, w in zip(problem.rho, (rows, cols), (problem.a, problem.b), strict=True):
+        value = value + pairwise_sum(marginal_penalty(rho, q, w))
+    return value
+
+
+def _inner(cost: Cost, plan: Plan) -> Tensor:
+    """<C, P> (B,)."""
+    total: Tensor | float = 0.0
+    for pick, mass in plan.pieces():
+        # A zero of the plan forgives whatever the cost is there.
+        moved = torch.where(mass > 0, pick(cost) * mass, 0)
+        total = total + pairwise_sum(moved.flatten(1))
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _entropic(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """<C, P> + epsilon KL(P | r x s) and both marginals, in one pass over blocks of rows."""
+    r, s = problem.measures
+    log_r, log_s = r.log(), s.log()
+    value: Tensor | float = 0.0
+    rows, cols = [], torch.zeros_like(problem.b)
+    for i, j in problem.cost.chunks(u.shape[0]):
+        P = plan.block(i, j) + u[:, i:j, None] * v[:, None, :]
+        reference = log_r[:, i:j, None] + log_s[:, None, :]
+        entry = problem.cost.block(i, j) * P + problem.epsilon * (torch.xlogy(P, P) - P - P * reference)
+        value = value + pairwise_sum(torch.where(P > 0, entry, 0).flatten(1))
+        rows.append(P.sum(-1))
+        cols += P.sum(-2)
+    value = value + problem.epsilon * pairwise_sum(r) * pairwise_sum(s)
+    return value, torch.cat(rows, -1), cols
+
+
+# -- arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def rounding_error(problem: Problem, f: Tensor, g: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """An a-priori bound (B,) on what float64 rounding can have done to either bound.
+
+    Every number that enters a bound is made of at most N = n + m + O(d) operations on quantities no larger than the
+    largest cost, potential, and 64 epsilon (|log x| <= 745 for a float64, and x log x damps the small ones), and is
+    weighted by the mass that moves. First-order error analysis gives N u per unit of that product; the factor 4 covers
+    the terms of higher order and the two sides.
+    """
+    n, m = problem.shape
+    operations = n + m + problem.cost.roundings + 64
+    (rho_a, rho_b), a, b = problem.rho, problem.a, problem.b
+    f = torch.where(a > 0, f, 0)
+    g = torch.where(b > 0, g, 0)
+    size = torch.maximum(low.abs(), high.abs()) + f.abs().amax(-1) + g.abs().amax(-1) + 64 * problem.epsilon
+    mass = a.sum(-1) + b.sum(-1)
+    for rho, w, h in ((rho_a, a, f), (rho_b, b, g)):
+        if not math.isinf(rho):
+            mass = mass + (w * torch.exp(-h / rho)).sum(-1)
+            size = size + rho * torch.expm1((-h / rho)).abs().amax(-1)
+    if problem.epsilon > 0:
+        r, s = problem.measures
+        mass = mass + r.sum(-1) * s.sum(-1)
+    return 4 * UNIT * operations * size * mass
+
+
+# -- reading what anybody hands in ---------------------------------------------------------------------------------
+
+
+def _numbers(name: str, t: Tensor | None, size: int, problem: Problem) -> Tensor | None:
+    if t is None:
+        return None
+    t = check.real_tensor(name, t, what="a potential")
+    if t.dim() == 0 or t.shape[-1] != size:
+        raise ValueError(f"{name} has shape {check.shape(t)}, but there are {size} atoms on that side: (..., {size})")
+    t = t.detach().to(problem.cost.device, torch.float64)
+    return t.expand(*problem.batch_shape, size).reshape(-1, size)
+
+
+def _as_plan(plan: Plan | Tensor | None, problem: Problem) -> Plan | None:
+    if plan is None:
+        return None
+    batch, (n, m) = problem.batch_shape, problem.shape
+    if isinstance(plan, Tensor):
+        P = check.real_tensor("plan", plan, what="a plan").detach().to(problem.cost.device, torch.float64)
+        if P.shape[-2:] != (n, m):
+            raise ValueError(f"plan has shape {check.shape(P)}, but the problem is {n} x {m}: expected (..., {n}, {m})")
+        return DensePlan(_nonnegative(P.expand(*batch, n, m).reshape(-1, n, m)))
+    if tuple(plan.shape[-2:]) != (n, m) or plan.shape[:-2] != batch:
+        raise ValueError(f"plan has shape {tuple(plan.shape)}, but the problem has shape {(*batch, n, m)}")
+    plan = plan.to(torch.float64).reshape_batch((math.prod(batch),))
+    if isinstance(plan, SparsePlan):
+        return SparsePlan(plan.rows, plan.cols, _nonnegative(plan.mass), plan.size)
+    return plan
+
+
+def _nonnegative(mass: Tensor) -> Tensor:
+    return torch.where(mass.isfinite() & (mass > 0), mass, 0)

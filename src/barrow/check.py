@@ -1,0 +1,136 @@
+"""Shapes, dtypes, devices, and the words of every complaint.
+
+Only what can be known without reading a tensor's values is checked here (reading would wait for the GPU); values are
+judged where they are first read, by :func:`barrow.solve`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Incompatible(ValueError):
+    """A solver was handed a problem that it cannot solve."""
+
+
+def shape(t: Tensor) -> str:
+    """A tensor's shape as a user would type it: ``(8, 256, 3)``."""
+    return str(tuple(t.shape))
+
+
+def real_tensor(name: str, t: object, *, what: str) -> Tensor:
+    """Refuse anything but a floating-point tensor."""
+    if not isinstance(t, Tensor):
+        raise ValueError(f"{name} is a {type(t).__name__}, but {what} must be a torch.Tensor: wrap it in torch.as_tensor")
+    if not t.is_floating_point():
+        raise ValueError(f"{name} has dtype {t.dtype}, but {what} must be floating point: call {name}.float() first")
+    return t
+
+
+def same_kind(first_name: str, first: Tensor, name: str, t: Tensor) -> None:
+    """Refuse two tensors of different dtype or on different devices."""
+    if t.device != first.device:
+        raise ValueError(
+            f"{first_name} is on {first.device} but {name} is on {t.device}: move one with {name}.to({first_name}.device)"
+        )
+    if t.dtype != first.dtype:
+        raise ValueError(
+            f"{first_name} has dtype {first.dtype} but {name} has dtype {t.dtype}: "
+            f"convert one with {name}.to({first_name}.dtype)"
+        )
+
+
+def cloud(name: str, t: object) -> Tensor:
+    """Refuse anything but a cloud of points (..., n, d) with n, d >= 1."""
+    points = real_tensor(name, t, what="a cloud of points")
+    if points.dim() < 2:
+        raise ValueError(
+            f"{name} has shape {shape(points)}, but a cloud of points must have shape (..., n, d): "
+            f"for n points on a line use {name}.unsqueeze(-1)"
+        )
+    if points.shape[-2] == 0 or points.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {shape(points)}: a cloud needs at least one point and one coordinate")
+    return points
+
+
+def clouds(x: object, y: object, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
+    """Refuse two clouds that do not live in one space."""
+    x, y = cloud(names[0], x), cloud(names[1], y)
+    same_kind(names[0], x, names[1], y)
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"{names[0]} has shape {shape(x)} but {names[1]} has shape {shape(y)}: the last dimension must agree"
+        )
+    batch(**{names[0]: x.shape[:-2], names[1]: y.shape[:-2]})
+    return x, y
+
+
+def batch(**shapes: Sequence[int]) -> torch.Size:
+    """Broadcast leading batch shapes, or say which do not fit."""
+    try:
+        return torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        listed = ", ".join(f"{name} {tuple(s)}" for name, s in shapes.items())
+        raise ValueError(f"the batch dimensions do not broadcast: {listed}") from None
+
+
+def weights(name: str, w: object, size: int, like: Tensor, like_name: str) -> Tensor:
+    """Refuse weights that do not fit a side of ``size`` atoms."""
+    w = real_tensor(name, w, what="weights")
+    if w.dim() == 0 or w.shape[-1] != size:
+        raise ValueError(
+            f"{name} has shape {shape(w)}, but there are {size} atoms on that side: expected shape (..., {size})"
+        )
+    same_kind(like_name, like, name, w)
+    return w
+
+
+def exponent(name: str, p: object) -> float:
+    """Refuse an exponent that is not a finite real number of at least 1."""
+    p = number(name, p)
+    if not 1 <= p < math.inf:
+        raise ValueError(f"{name} is {p}, but it must be a finite real number of at least 1")
+    return p
+
+
+def number(name: str, value: object) -> float:
+    """Refuse what is not one real number (a 0-dimensional tensor is one)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)) and not hasattr(value, "__float__"):
+        raise ValueError(f"{name} is {value!r}, but it must be a number")
+    if isinstance(value, Tensor):
+        if value.dim() != 0:
+            raise ValueError(f"{name} has shape {shape(value)}, but it must be a single number")
+        if value.requires_grad:
+            raise ValueError(f"{name} requires grad, but no gradient is given to {name}: pass float({name})")
+    value = float(value)  # type: ignore[arg-type]
+    if math.isnan(value):
+        raise ValueError(f"{name} is NaN, but it must be a number")
+    return value
+
+
+def positive(name: str, value: object, *, infinite: bool = False) -> float:
+    """Refuse what is not a positive number."""
+    value = number(name, value)
+    if value <= 0 or (math.isinf(value) and not infinite):
+        allowed = "positive" if infinite else "positive and finite"
+        raise ValueError(f"{name} is {value}, but it must be {allowed}")
+    return value
+
+
+def whole(name: str, value: object, *, least: int = 1) -> int:
+    """Refuse what is not an integer of at least ``least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name} is {value!r}, but it must be a whole number")
+    value = int(value.__index__())
+    if value < least:
+        raise ValueError(f"{name} is {value}, but it must be at least {least}")
+    return value
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Half and bfloat16 are computed in float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32

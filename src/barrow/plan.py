@@ -1,0 +1,254 @@
+"""Transport plans: how much mass goes from each place to each other, rarely a matrix.
+
+A plan answers ``plan @ v``, ``plan.T``, ``dense()`` and ``marginals()``, and hands out its entries in pieces, which is
+all that costs, gradients and certificates need.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from barrow import check
+from barrow.cost import CHUNK, Cost
+
+Pick = Callable[[Cost], Tensor]
+
+
+class Plan(abc.ABC):
+    """A nonnegative matrix P (..., n, m)."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> torch.Size:
+        """(..., n, m)."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the entries."""
+
+    @property
+    @abc.abstractmethod
+    def T(self) -> Plan:
+        """The plan read backwards."""
+
+    @abc.abstractmethod
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop as a matrix: (..., stop - start, m)."""
+
+    @abc.abstractmethod
+    def pieces(self) -> Iterator[tuple[Pick, Tensor]]:
+        """The entries in pieces: a function that picks the same entries of a cost, and their mass."""
+
+    @abc.abstractmethod
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """P v for v (m,), (m, k) or (..., m, k)."""
+
+    @abc.abstractmethod
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        """(P 1, P' 1): (..., n), (..., m)."""
+
+    @abc.abstractmethod
+    def scale(self, r: Tensor, c: Tensor) -> Plan:
+        """diag(r) P diag(c) for r (..., n) and c (..., m), both nonnegative."""
+
+    @abc.abstractmethod
+    def to(self, dtype: torch.dtype) -> Plan:
+        """The same plan in another precision."""
+
+    @abc.abstractmethod
+    def reshape_batch(self, batch_shape: Sequence[int]) -> Plan:
+        """The same plans with their batch dimensions reshaped."""
+
+    def dense(self) -> Tensor:
+        """The plan as a matrix (..., n, m)."""
+        return self.block(0, self.shape[-2])
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """Ranges of rows that keep a working set at a few megabytes."""
+        *batch, n, m = self.shape
+        step = max(1, CHUNK // max(1, math.prod(batch) * m))
+        return ((start, min(start + step, n)) for start in range(0, n, step))
+
+    def __repr__(self) -> str:
+        *batch, n, m = self.shape
+        return f"{type(self).__name__}({n} x {m}{f', batch {tuple(batch)}' if batch else ''})"
+
+
+def _columns(v: object, plan: Plan) -> tuple[Tensor, bool]:
+    """``v`` as (..., m, k), and whether it was a vector."""
+    m = plan.shape[-1]
+    v = check.real_tensor("v", v, what="what a plan is applied to").to(plan.dtype)
+    rows = v.shape[-1] if v.dim() == 1 else v.shape[-2] if v.dim() else 0
+    if rows != m:
+        raise ValueError(f"v has shape {check.shape(v)}, but the plan has {m} columns: expected ({m},) or (..., {m}, k)")
+    return (v[:, None], True) if v.dim() == 1 else (v, False)
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SparsePlan(Plan):
+    """A list of arcs: ``mass`` (..., k) from ``rows`` (..., k) to ``cols`` (..., k).
+
+    Repeated pairs add up; padding is mass 0. ``shape`` is the full (..., n, m).
+    """
+
+    rows: Tensor
+    cols: Tensor
+    mass: Tensor
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.mass.shape[:-1], *self.size))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mass.dtype
+
+    @property
+    def T(self) -> SparsePlan:
+        return SparsePlan(self.cols, self.rows, self.mass, (self.size[1], self.size[0]))
+
+    def block(self, start: int, stop: int) -> Tensor:
+        n, m = stop - start, self.size[1]
+        inside = (self.rows >= start) & (self.rows < stop)
+        index = torch.where(inside, (self.rows - start) * m + self.cols, 0)
+        mass = torch.where(inside, self.mass, 0)
+        flat = mass.new_zeros((*mass.shape[:-1], n * m)).scatter_add(-1, index, mass)
+        return flat.unflatten(-1, (n, m))
+
+    def pieces(self) -> Iterator[tuple[Pick, Tensor]]:
+        yield lambda cost: cost.pairs(self.rows, self.cols), self.mass
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        v, is_vector = _columns(v, self)
+        batch = torch.broadcast_shapes(v.shape[:-2], self.mass.shape[:-1])
+        k = v.shape[-1]
+        v = v.expand(*batch, *v.shape[-2:])
+        rows, cols = (t.expand(*batch, -1)[..., None].expand(*batch, -1, k) for t in (self.rows, self.cols))
+        moved = self.mass[..., None] * v.gather(-2, cols)
+        out = v.new_zeros((*batch, self.size[0], k)).scatter_add(-2, rows, moved)
+        return out[..., 0] if is_vector else out
+
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        zero = self.mass.new_zeros
+        batch = self.mass.shape[:-1]
+        return (
+            zero((*batch, self.size[0])).scatter_add(-1, self.rows, self.mass),
+            zero((*batch, self.size[1])).scatter_add(-1, self.cols, self.mass),
+        )
+
+    def scale(self, r: Tensor, c: Tensor) -> SparsePlan:
+        mass = self.mass * r.gather(-1, self.rows) * c.gather(-1, self.cols)
+        return SparsePlan(self.rows, self.cols, mass, self.size)
+
+    def to(self, dtype: torch.dtype) -> SparsePlan:
+        return SparsePlan(self.rows, self.cols, self.mass.to(dtype), self.size)
+
+    def reshape_batch(self, batch_shape: Sequence[int]) -> SparsePlan:
+        rows, cols, mass = (t.reshape(*batch_shape, t.shape[-1]) for t in (self.rows, self.cols, self.mass))
+        return SparsePlan(rows, cols, mass, self.size)
+
+
+class _Blockwise(Plan):
+    """What all plans that are known by blocks of rows share."""
+
+    def pieces(self) -> Iterator[tuple[Pick, Tensor]]:
+        for start, stop in self.chunks():
+            yield lambda cost, i=start, j=stop: cost.block(i, j), self.block(start, stop)  # type: ignore[misc]
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        v, is_vector = _columns(v, self)
+        out = torch.cat([self.block(i, j) @ v for i, j in self.chunks()], -2)
+        return out[..., 0] if is_vector else out
+
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        row_sums, col_sum = [], torch.zeros((), dtype=self.dtype)
+        for i, j in self.chunks():
+            P = self.block(i, j)
+            row_sums.append(P.sum(-1))
+            col_sum = P.sum(-2) + col_sum.to(P.device)
+        return torch.cat(row_sums, -1), col_sum
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DensePlan(_Blockwise):
+    """A plan given as a matrix (..., n, m)."""
+
+    P: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.P.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.P.dtype
+
+    @property
+    def T(self) -> DensePlan:
+        return DensePlan(self.P.mT)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        return self.P[..., start:stop, :]
+
+    def scale(self, r: Tensor, c: Tensor) -> DensePlan:
+        return DensePlan(r[..., None] * self.P * c[..., None, :])
+
+    def to(self, dtype: torch.dtype) -> DensePlan:
+        return DensePlan(self.P.to(dtype))
+
+    def reshape_batch(self, batch_shape: Sequence[int]) -> DensePlan:
+        return DensePlan(self.P.reshape(*batch_shape, *self.P.shape[-2:]))
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class GibbsPlan(_Blockwise):
+    """P_ij = exp((u_i + v_j - C_ij) / epsilon), computed where it is looked at.
+
+    u = f + epsilon log r and v = g + epsilon log s carry the reference measure; -inf is no mass.
+    """
+
+    cost: Cost
+    u: Tensor
+    v: Tensor
+    epsilon: float
+
+    @property
+    def shape(self) -> torch.Size:
+        batch = torch.broadcast_shapes(self.u.shape[:-1], self.v.shape[:-1])
+        return torch.Size((*batch, self.u.shape[-1], self.v.shape[-1]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.u.dtype
+
+    @property
+    def T(self) -> GibbsPlan:
+        return GibbsPlan(self.cost.T, self.v, self.u, self.epsilon)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        C = self.cost.block(start, stop)
+        return ((self.u[..., start:stop, None] + self.v[..., None, :] - C) / self.epsilon).exp()
+
+    def scale(self, r: Tensor, c: Tensor) -> GibbsPlan:
+        return GibbsPlan(self.cost, self.u + self.epsilon * r.log(), self.v + self.epsilon * c.log(), self.epsilon)
+
+    def to(self, dtype: torch.dtype) -> GibbsPlan:
+        return GibbsPlan(self.cost.to(dtype), self.u.to(dtype), self.v.to(dtype), self.epsilon)
+
+    def reshape_batch(self, batch_shape: Sequence[int]) -> GibbsPlan:
+        now = self.shape[:-2]
+        cost = self.cost.reshape_batch(now, batch_shape)
+        u, v = (t.expand(*now, t.shape[-1]).reshape(*batch_shape, t.shape[-1]) for t in (self.u, self.v))
+        return GibbsPlan(cost, u, v, self.epsilon)

@@ -1,0 +1,205 @@
+"""Check, choose, run under no_grad, certify, attach the gradient, package."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from barrow import check
+from barrow.certify import bracket, gibbs, within
+from barrow.plan import GibbsPlan, Plan
+from barrow.problem import Problem, marginal_slope
+from barrow.screen import complaint, screen
+from barrow.solution import BadInput, Bounds, Solution, SolveError, Status
+from barrow.solvers.auto import Auto
+from barrow.solvers.base import Solver
+
+
+def solve(problem: Problem, solver: Solver | None = None, *, start: Solution | None = None) -> Solution:
+    """Solve a problem and prove how well.
+
+    Args:
+        problem: what is asked.
+        solver: how; :class:`barrow.Auto` unless given.
+        start: a solution of a similar problem of the same shape, whose potentials the iteration starts from. It never
+            changes the answer. Only Sinkhorn takes one.
+
+    Returns:
+        A Solution: value (differentiable), bounds, plan, potentials, status. V is the minimum of
+        <C, P> + epsilon KL(P | r x s) + rho_a KL(P 1 | a) + rho_b KL(P' 1 | b) over P >= 0.
+
+    Raises:
+        Incompatible: the solver cannot solve this problem.
+        BadInput: NaN, negative weights or different masses (a ValueError and a SolveError).
+        SolveError: the certified gap did not reach the solver's tol; carries the Solution with its bounds.
+
+    >>> x, y = torch.zeros(4, 2), torch.tensor([[3.0, 4.0]])
+    >>> barrow.solve(barrow.Problem(barrow.Points(x, y, p=1)))
+    Solution(value=5, truth in [5, 5], converged in 0 steps, Simplex)
+
+    Source: Peyre and Cuturi, Computational Optimal Transport, sections 2.5 and 9.1 (envelope theorem).
+    """
+    solution = attempt(problem, solver, start=start)
+    if not solution.converged:
+        raise SolveError(failure(solution), solution)
+    return solution
+
+
+def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution | None = None) -> Solution:
+    """:func:`solve`, but a gap above tol is told in the status only."""
+    if not isinstance(problem, Problem):
+        raise ValueError(f"problem is a {type(problem).__name__}, but solve takes a barrow.Problem")
+    solver = Auto() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise ValueError(f"solver is {solver!r}, but it must be a barrow solver such as barrow.Sinkhorn()")
+    solver = solver.select(problem)
+    if (reason := solver.rejects(problem)) is not None:
+        raise check.Incompatible(reason)
+    if start is not None and not solver.warm:
+        raise check.Incompatible(f"{type(solver).__name__} does not start from a previous solution: leave start=None")
+
+    batch, dtype = problem.batch_shape, check.compute_dtype(problem.dtype)
+    with torch.no_grad():
+        flat, codes, defect = screen(problem)
+        if bool(codes.any()):
+            raise BadInput(complaint(problem, codes))
+        potentials = start and _start(start, problem)
+        witness = solver.run(flat, potentials)
+        proof = bracket(flat, witness.plan, witness.f, witness.g, defect)
+        # The status follows from the certificate alone; the algorithm's own word only names the cause of a failure.
+        cause = torch.where(witness.codes == 0, Status.gap.code, witness.codes)
+        codes = torch.where(within(proof, solver.tol, dtype), 0, cause)
+
+        plan: Plan = witness.plan
+        if isinstance(plan, GibbsPlan):
+            plan = gibbs(flat, proof.f, proof.g)  # of the repaired potentials, so that value and gradient agree
+        plan = plan.to(dtype).reshape_batch(batch)
+        f, g = (h.to(dtype).reshape(*batch, h.shape[-1]) for h in (proof.f, proof.g))
+        value = _round_down(torch.maximum(proof.value, proof.lower), dtype).reshape(batch)
+    sources = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
+    if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
+        value = _Value.apply(value, problem, plan, f, g, *sources)
+    return Solution(
+        value=value.to(problem.dtype),
+        bounds=Bounds(proof.lower.reshape(batch), proof.upper.reshape(batch)),
+        plan=plan,
+        f=f,
+        g=g,
+        codes=codes.reshape(batch),
+        steps=witness.steps.reshape(batch),
+        solver=type(solver).__name__ + _elsewhere(solver, problem),
+    )
+
+
+def _elsewhere(solver: Solver, problem: Problem) -> str:
+    exact_on_host = type(solver).__name__ in ("Simplex", "TreeFlow")
+    return " on the host" if exact_on_host and problem.cost.device.type != "cpu" else ""
+
+
+def _start(start: Solution, problem: Problem) -> tuple[Tensor, Tensor]:
+    batch, (n, m) = problem.batch_shape, problem.shape
+    if start.f.shape != (*batch, n) or start.g.shape != (*batch, m):
+        raise ValueError(
+            f"start has potentials of shapes {check.shape(start.f)} and {check.shape(start.g)}, "
+            f"but this problem needs {(*batch, n)} and {(*batch, m)}"
+        )
+    f, g = (h.detach().double().reshape(math.prod(batch), h.shape[-1]) for h in (start.f, start.g))
+    return f, g
+
+
+def _round_down(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert, never upwards: a lower bound must stay one."""
+    rounded = value.to(dtype)
+    return torch.where(rounded.double() > value, torch.nextafter(rounded, torch.full_like(rounded, -torch.inf)), rounded)
+
+
+def failure(solution: Solution) -> str:
+    """One line on the first problem of a batch that was not certified."""
+    codes = solution.codes.flatten()
+    k = int(codes.nonzero()[0, 0])
+    lower, upper = (float(t.flatten()[k]) for t in solution.bounds)
+    which = f"problem {k} of {codes.numel()}: " if solution.codes.dim() else ""
+    count = int((codes != 0).sum())
+    others = f" ({count} problems in all)" if count > 1 else ""
+    return (
+        f"{which}{solution.solver} certified only truth in [{lower:.6g}, {upper:.6g}] "
+        f"after {int(solution.steps.flatten()[k])} steps: {Status.of(int(codes[k]))}{others}"
+    )
+
+
+# -- the gradient --------------------------------------------------------------------------------------------------
+
+
+class _Value(torch.autograd.Function):
+    """The envelope theorem: dV/dC is the plan, dV/da and dV/db are read off the potentials."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, problem: Problem, plan: Plan, f: Tensor, g: Tensor, *sources: Tensor) -> Tensor:
+        ctx.problem, ctx.witness = problem.detach(), (plan, f, g)
+        ctx.needs = [t.requires_grad for t in sources]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            grads = _envelope(ctx.problem, *ctx.witness, grad, ctx.needs)
+        if torch.is_grad_enabled():
+            grads = _once([grad, *grads])[1:]
+        return (None, None, None, None, None, *grads)
+
+
+def _envelope(
+    problem: Problem, plan: Plan, f: Tensor, g: Tensor, grad: Tensor, needs: list[bool]
+) -> list[Tensor | None]:
+    """grad times dV to the cost's data, a, b and the reference, in this order; None where none is needed."""
+    epsilon, (rho_a, rho_b), dtype = problem.epsilon, problem.rho, check.compute_dtype(problem.dtype)
+    exact = problem.detach(dtype)
+    kinds = len(problem.cost.tensors)
+    data = [t.requires_grad_(need) for t, need in zip(exact.cost.tensors, needs, strict=False)]
+    grads: list[Tensor | None] = list(exact.cost.replace(*data).vjp(plan, grad.to(dtype))) if any(needs[:kinds]) else []
+    grads += [None] * (kinds - len(grads))
+
+    slopes = []
+    for rho, h, w, other in ((rho_a, f, exact.a, 1), (rho_b, g, exact.b, 0)):
+        slope = marginal_slope(rho, h)
+        if epsilon > 0 and problem.reference is None:
+            # The marginal of the plan over the weight, minus the mass of the other side's reference.
+            share = torch.ones_like(h) if math.isinf(rho) else torch.exp(-h / rho)
+            slope = slope - epsilon * (share - exact.measures[other].sum(-1, keepdim=True))
+        slopes.append((slope, w))
+    if problem.reference is not None:
+        for rho, h, w, side in ((rho_a, f, exact.a, 0), (rho_b, g, exact.b, 1)):
+            r, s = exact.measures[side], exact.measures[1 - side]
+            marginal = w if math.isinf(rho) else w * torch.exp(-h / rho)
+            slopes.append((-epsilon * (marginal / r - s.sum(-1, keepdim=True)), r))
+    for (slope, w), need in zip(slopes, needs[kinds:], strict=True):
+        grads.append((grad.to(dtype)[..., None] * slope).sum_to_size(w.shape) if need else None)
+    originals = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
+    return [None if t is None else t.to(like.dtype) for t, like in zip(grads, originals, strict=True)]
+
+
+class _Refuse(torch.autograd.Function):
+    """Lets a gradient through once."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.clone() for t in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "the gradient of an optimal-transport value was differentiated again, which barrow does not offer: the "
+            "envelope theorem gives first derivatives only. Detach the gradient, or leave create_graph=False"
+        )
+
+
+def _once(values: list[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors, on a graph that refuses to be differentiated."""
+    gate, present = values[0], [t for t in values[1:] if t is not None]
+    # The gate ties the outputs to the graph even where the incoming gradient is a constant.
+    gate = gate if gate is not None and gate.requires_grad else torch.zeros((), requires_grad=True)
+    passed = iter(_Refuse.apply(gate, *present))
+    return [values[0], *(None if t is None else next(passed) for t in values[1:])]

@@ -1,0 +1,53 @@
+"""Exact transport for any cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import final
+
+from barrow import check
+from barrow.ops.network_simplex import network_simplex
+from barrow.plan import SparsePlan
+from barrow.problem import Problem
+from barrow.solution import Witness
+from barrow.solvers.base import Solver, Start, inexact
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Simplex(Solver):
+    """Exact transport for any cost by the network simplex, in float64 on the CPU.
+
+    The choice for exact values, plans and potentials up to a few thousand points: it stores the cost matrix. CUDA
+    inputs are copied to the host once. Prefer Sort on a line and TreeFlow on a tree.
+
+    Args:
+        max_steps: pivots at most; by default a bound that no sound problem reaches. Running into it is a status with an
+            honest bracket, never a plan of zeros.
+
+    >>> x, y = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    >>> barrow.solve(barrow.Problem(barrow.Points(x, y)), barrow.Simplex()).plan.dense()
+    tensor([[0.0000, 0.5000],
+            [0.5000, 0.0000]])
+
+    Source: Peyre and Cuturi, Computational Optimal Transport, section 3.5; Cunningham 1976 (strongly feasible trees).
+    """
+
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps is not None:
+            object.__setattr__(self, "max_steps", check.whole("max_steps", self.max_steps, least=0))
+
+    def rejects(self, problem: Problem) -> str | None:
+        return inexact(problem, "Simplex")
+
+    def run(self, problem: Problem, start: Start | None) -> Witness:
+        device = problem.a.device
+        C = problem.cost.dense().cpu()
+        solved = network_simplex(
+            problem.a.cpu(), problem.b.cpu(), C.expand(problem.a.shape[0], *problem.shape), max_steps=self.max_steps
+        )
+        rows, cols, mass, f, g, codes, steps = (t.to(device) for t in solved)
+        return Witness(SparsePlan(rows, cols, mass, problem.shape), f, g, codes, steps)

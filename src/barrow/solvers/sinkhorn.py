@@ -1,0 +1,193 @@
+"""Entropic transport."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from barrow import check
+from barrow.certify import bracket, gibbs, within
+from barrow.cost import CHUNK, Cost, Dense
+from barrow.problem import Problem, log_ratio, step
+from barrow.solution import Status, Witness
+from barrow.solvers.base import Solver, Start
+
+PERIOD = 8  # sweeps between two judgements of the over-relaxation
+CACHED = 8 * CHUNK  # entries of a cost matrix that are kept rather than computed again in every sweep
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Sinkhorn(Solver):
+    """Entropic transport by block ascent on the dual, in the log domain.
+
+    The solver of every problem with epsilon > 0: balanced, unbalanced (finite rho), semi-relaxed, any reference. Memory
+    is O((n + m) chunk): the cost matrix is never stored unless it is small. epsilon is annealed from the largest cost
+    down to its target; then each problem of a batch sweeps, over-relaxed by what its own rate of decay allows, until its
+    own certified gap is at most tol.
+
+    Args:
+        tol: the relative gap between the certified bounds.
+        max_steps: full iterations (both potentials) at most. Small epsilon needs many: of the order of
+            max C / epsilon.
+
+    >>> x, y = torch.zeros(3, 2), torch.ones(4, 2)
+    >>> barrow.solve(barrow.Problem(barrow.Points(x, y), epsilon=0.1), barrow.Sinkhorn(tol=1e-6)).status
+    Status.converged
+
+    Source: Cuturi 2013, Algorithm 1, in the log domain (Peyre and Cuturi, section 4.4); Chizat, Peyre, Schmitzer and
+    Vialard 2018 (unbalanced); Sejourne, Vialard and Peyre 2022 (the translation step of unbalanced problems); Thibault,
+    Chizat, Dossal and Papadakis 2021 (over-relaxation).
+    """
+
+    tol: float = 1e-3
+    max_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "max_steps", check.whole("max_steps", self.max_steps))
+
+    @property
+    def warm(self) -> bool:
+        return True
+
+    def rejects(self, problem: Problem) -> str | None:
+        if problem.epsilon == 0:
+            return "Sinkhorn needs epsilon > 0, got 0; use Simplex() for exact transport, or choose an epsilon"
+        return None
+
+    def run(self, problem: Problem, start: Start | None) -> Witness:
+        state = _State.begin(problem, start)
+        B = problem.a.shape[0]
+        f, g = state.f.clone(), state.g.clone()
+        codes = torch.full((B,), Status.step_limit.code, device=f.device)
+        steps = torch.zeros_like(codes)
+        active = torch.arange(B, device=f.device)
+        last_check, factor = 0, torch.full((B,), torch.inf, dtype=f.dtype, device=f.device)
+        for count in range(1, self.max_steps + 1):
+            if not len(active):
+                break
+            change = state.sweep()
+            steps[active] = count
+            annealed = count >= state.levels
+            hopeful = bool((change * factor <= self.tol).any()) or count >= max(1.5 * last_check, state.levels + 4)
+            if not annealed or not (hopeful or count == self.max_steps):
+                continue
+            # The proof costs a few sweeps, so it is sought when the last one predicts success, or at growing intervals.
+            last_check = count
+            f[active], g[active] = state.f, state.g
+            plan = gibbs(state.exact, state.f, state.g)
+            proof = bracket(state.exact, plan, state.f, state.g)
+            done = within(proof, self.tol, torch.float64)
+            codes[active[done]] = 0
+            gap = (proof.upper - proof.lower) / proof.upper.abs().clamp_min(torch.finfo(f.dtype).tiny)
+            factor = gap / change.clamp_min(torch.finfo(f.dtype).tiny)
+            left = (~done).nonzero()[:, 0]
+            active, factor = active[left], factor[left]
+            state = state.select(left)
+        return Witness(gibbs(problem, f, g), f, g, codes, steps)
+
+
+@dataclasses.dataclass
+class _State:
+    """The iterates of the problems that still run. Mutable, unlike everything a user sees."""
+
+    exact: Problem
+    cost: Cost  # the same cost, as a stored matrix where that is small
+    f: Tensor
+    g: Tensor
+    epsilon: Tensor  # (B,) the annealed strength of the entropy
+    levels: int  # sweeps until every problem has reached its own epsilon
+    omega: Tensor  # (B,) the over-relaxation in force
+    mark: Tensor  # (B,) how far f moved in the sweep that omega was last judged at
+    sweeps: int = 0
+
+    @staticmethod
+    def begin(problem: Problem, start: Start | None) -> _State:
+        n, m = problem.shape
+        low, high = problem.cost.limits()
+        target = torch.full_like(problem.a[:, 0], problem.epsilon)
+        epsilon, levels = target, 0
+        f, g = (torch.zeros_like(w) for w in (problem.a, problem.b))
+        if start is not None:
+            f, g = start
+        elif target.numel():
+            epsilon = torch.maximum((high - low).expand_as(target), target)
+            levels = math.ceil(math.log2(max(float((epsilon / target).max()), 1.0)))
+        entries = math.prod(problem.cost.batch_shape) * n * m
+        cost = Dense(problem.cost.dense()) if entries <= CACHED else problem.cost
+        one = torch.ones_like(target)
+        return _State(problem, cost, f, g, epsilon, levels, omega=one, mark=torch.full_like(one, torch.nan))
+
+    def select(self, index: Tensor) -> _State:
+        if len(index) == len(self.epsilon):
+            return self
+        return _State(
+            self.exact.select(index),
+            self.cost.select(index),
+            self.f[index],
+            self.g[index],
+            self.epsilon[index],
+            self.levels,
+            self.omega[index],
+            self.mark[index],
+            self.sweeps,
+        )
+
+    def sweep(self) -> Tensor:
+        """One block ascent on each side; returns (B,) how far the left potential moved, in units of epsilon."""
+        problem, epsilon = self.exact, self.epsilon
+        (rho_a, rho_b), (r, s) = problem.rho, problem.measures
+        eps = epsilon[:, None]
+        before = self.f
+        if problem.symmetric:
+            # One potential for both sides; averaging turns the oscillation of the plain iteration into fast decay.
+            soft = self.cost.softmin(self.f + eps * r.log(), epsilon, -1)
+            self.f = self.g = (self.f + step(rho_a, eps, soft, 0.0)) / 2
+        else:
+            shift, omega = self._translation()[:, None], self.omega[:, None]
+            f, g = self.f + shift, self.g - shift
+            soft = self.cost.softmin(f + eps * r.log(), epsilon, -2)
+            self.g = g + omega * (step(rho_b, eps, soft, log_ratio(problem.b, s)) - g)
+            soft = self.cost.softmin(self.g + eps * s.log(), epsilon, -1)
+            self.f = f + omega * (step(rho_a, eps, soft, log_ratio(problem.a, r)) - f)
+        self.epsilon = torch.maximum(epsilon / 2, torch.full_like(epsilon, problem.epsilon))
+        self.sweeps += 1
+        moved = torch.where(problem.a > 0, problem.a * (self.f - before).abs(), 0).sum(-1)
+        moved = moved / (epsilon * problem.a.sum(-1))
+        if not problem.symmetric and self.sweeps > self.levels and (self.sweeps - self.levels) % PERIOD == 0:
+            self._relax(moved)
+        return moved
+
+    def _relax(self, moved: Tensor) -> None:
+        """Choose omega from the observed rate of decay.
+
+        Near the solution block ascent is Gauss-Seidel on the Hessian of the dual. If its slowest mode decays by theta a
+        sweep, then under omega it decays by lambda with (lambda + omega - 1)^2 = lambda omega^2 theta, as long as omega
+        is below its best value 2 / (1 + sqrt(1 - theta)). An observed lambda gives theta, and theta a better omega; early
+        estimates are too small, which is the safe side. Growth sends a problem back to plain sweeps.
+        """
+        rate = (moved / self.mark).pow(1 / PERIOD)
+        theta = ((rate + self.omega - 1).square() / (rate * self.omega.square())).clamp(0, 1 - 1e-6)
+        best = 2 / (1 + (1 - theta).sqrt())
+        # Above its best value omega only rotates modes of modulus omega - 1: nothing is learned about theta there.
+        learned = (rate < 1) & (rate > self.omega - 1)
+        self.omega = torch.where(learned, torch.maximum(best, self.omega), self.omega)
+        self.omega = torch.where(rate >= 1, 1.0, self.omega)
+        self.mark = moved
+
+    def _translation(self) -> Tensor:
+        """The constant that, added to f and taken from g, raises the dual most; it is what unbalanced sweeps are slow at."""
+        problem = self.exact
+        if problem.balanced:
+            return torch.zeros_like(self.epsilon)
+        logs, rates = [], []
+        for rho, w, h in zip(problem.rho, (problem.a, problem.b), (self.f, self.g), strict=True):
+            logs.append(torch.logsumexp(w.log() - h / rho, -1))
+            rates.append(1 / rho)
+        return (logs[0] - logs[1]) / sum(rates)
+
