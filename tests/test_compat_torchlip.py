@@ -119,7 +119,7 @@ def test_notebook_ends_at_the_distance(seed: int) -> None:
     assert 0.999 < lipschitz_bound(model) <= 1
 
 
-@pytest.mark.parametrize("lr", ["1", "1e6", "1e30"])
+@pytest.mark.parametrize("lr", ["1", "1e3", "1e6", "1e30"])
 def test_weights_survive_any_learning_rate(lr: str) -> None:
     code = notebook().replace("n_epochs = 10", "n_epochs = 2")
     model = run_notebook(code, 0, lr)["wass"]
@@ -179,6 +179,12 @@ def test_a_refusal_names_the_layer_inside_a_sequential() -> None:
     model = nn.Sequential(nn.Flatten(), torchlip.Sequential(nn.BatchNorm1d(4)))
     with pytest.raises(ValueError, match=r"'1\.0' \(BatchNorm1d\)"):
         lipschitz_bound(model)
+
+
+def test_every_advertised_name_exists() -> None:
+    names: dict[str, object] = {}
+    exec("from barrow.compat.torchlip import *", names)
+    assert set(torchlip.__all__) <= set(names)
 
 
 def test_numpy_sizes() -> None:

@@ -60,6 +60,18 @@ def test_any_learning_rate_leaves_a_right_weight(
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+def test_weight_decay_changes_nothing_but_the_raw_weight(kind: Callable[..., OrthogonalLinear]) -> None:
+    layer = kind(6, 4)
+    opt = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=1.0)
+    for _ in range(200):
+        opt.zero_grad()
+        (layer(torch.ones(1, 6)) * 0).sum().backward()
+        opt.step()
+    assert layer.raw_weight.abs().max() < 1e-6
+    assert is_right(layer)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("raw", [0.0, float("nan"), float("inf"), 3e38, 1e-45])
 def test_any_raw_weight_is_survived(kind: Callable[..., OrthogonalLinear], raw: float) -> None:
     layer = kind(6, 4)

@@ -87,9 +87,9 @@ def test_bound_is_above_every_jacobian_and_close_for_a_linear_net() -> None:
 ACTIVATIONS = [
     nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-3, 3), nn.Tanh(), nn.Softsign(), nn.LogSigmoid(), nn.Softshrink(),
     nn.Tanhshrink(), nn.Sigmoid(), nn.Hardsigmoid(), nn.SELU(), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.GELU(),
-    nn.GELU("tanh"), nn.LeakyReLU(0.1), nn.LeakyReLU(-3.0), nn.PReLU(init=-1.5), nn.PReLU(init=0.2),
-    nn.RReLU(0.1, 0.4).eval(), nn.ELU(), nn.ELU(2.5), nn.ELU(0.3), nn.CELU(0.5), nn.Softplus(), nn.Softplus(beta=3.0), nn.Dropout(0.5).eval(),
-    nn.Dropout(0.0),
+    nn.GELU("tanh"), nn.LeakyReLU(0.1), nn.LeakyReLU(-3.0), nn.PReLU(init=-1.5), nn.PReLU(init=0.2), nn.RReLU(0.1,
+    0.4).eval(), nn.ELU(), nn.ELU(2.5), nn.ELU(0.3), nn.CELU(0.5), nn.Softplus(), nn.Softplus(beta=3.0),
+    nn.Dropout(0.5).eval(), nn.Dropout(0.0),
 ]  # fmt: skip
 
 
