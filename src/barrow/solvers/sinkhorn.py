@@ -176,9 +176,10 @@ class _State:
         best = 2 / (1 + (1 - theta).sqrt())
         # Above its best value omega only rotates modes of modulus omega - 1: nothing is learned about theta there.
         learned = (rate < 1) & (rate > self.omega - 1)
-        self.omega = torch.where(learned, torch.maximum(best, self.omega), self.omega)
-        self.omega = torch.where(rate >= 1, 1.0, self.omega)
-        self.mark = moved
+        before = self.omega
+        self.omega = torch.where(rate >= 1, 1.0, torch.where(learned, torch.maximum(best, before), before))
+        # A new omega changes the length of a step before it changes its decay: it is judged only after a period of rest.
+        self.mark = torch.where(self.omega == before, moved, torch.nan)
 
     def _translation(self) -> Tensor:
         """The constant that, added to f and taken from g, raises the dual most; it is what unbalanced sweeps are slow at."""
