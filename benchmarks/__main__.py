@@ -1,0 +1,46 @@
+"""Benchmarks against the peers: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.exact import EXACT
+from benchmarks.harness import HERE, append, compare, show
+
+CASES = {case.name: case for case in (EXACT,)}
+
+
+def main(
+    cases: Annotated[list[str] | None, typer.Argument(help=f"Which ones: {', '.join(CASES)}. All by default.")] = None,
+    sizes: Annotated[str, typer.Option(help="Sizes n, separated by commas; each case has its own default.")] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="How often each contender runs.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="Threads for torch; 0 leaves its choice.")] = 1,
+    output: Annotated[Path, typer.Option(help="The CSV file to append to.")] = HERE / "results.csv",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table and append nothing.")] = False,
+) -> None:
+    """Time ourselves and the peers on the same inputs, in turns; show a table and append to a CSV file."""
+    unknown = [name for name in cases or () if name not in CASES]
+    if unknown:
+        raise typer.BadParameter(f"there is no case {unknown[0]}; there are: {', '.join(CASES)}")
+    try:
+        chosen = [int(size) for size in sizes.split(",") if size]
+    except ValueError:
+        raise typer.BadParameter(f"--sizes takes whole numbers separated by commas, not {sizes}") from None
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console()
+    for name in cases or CASES:
+        for setting in CASES[name].settings(chosen):
+            rows = compare(CASES[name], setting, repeats)
+            show(rows, console)
+            if not dry_run:
+                append(rows, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,206 @@
+// Runs the C++ core on random and on hostile input, for the sanitizers to watch, and checks what it returns.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "network_simplex.hpp"
+#include "parallel.hpp"
+#include "simd.hpp"
+#include "tree_matching.hpp"
+
+#define CHECK(condition)                                                               \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
+            std::exit(1);                                                              \
+        }                                                                              \
+    } while (0)
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+std::mt19937_64 random_bits(1);
+
+int below(int count) { return int(random_bits() % std::uint64_t(count)); }
+double unit() { return double(random_bits() >> 11) * 0x1p-53; }
+
+std::vector<double> histogram(int n, int kind) {
+    std::vector<double> w(n);
+    double sum = 0;
+    for (double& x : w) sum += x = kind == 0 ? 1 : kind == 1 ? -std::log(1 - unit()) : kind == 2 ? below(3) : 0;
+    if (sum == 0) w[below(n)] = sum = 1;
+    for (double& x : w) x /= sum;
+    return w;
+}
+
+struct Result {
+    std::vector<std::int64_t> rows, cols;
+    std::vector<double> mass, f, g;
+    barrow::SimplexOutput out;
+    Result(int n, int m)
+        : rows(std::max(0, n + m - 1)), cols(rows.size()), mass(rows.size()), f(n), g(m),
+          out{rows.data(), cols.data(), mass.data(), f.data(), g.data(), 0, 0} {}
+};
+
+void check_result(const Result& r, const std::vector<double>& a, const std::vector<double>& b, const std::vector<double>& C,
+                  bool optimal) {
+    const int n = int(a.size()), m = int(b.size());
+    std::vector<double> row(n, 0), col(m, 0);
+    double value = 0, dual = 0, scale = 1;
+    for (std::size_t k = 0; k < r.mass.size(); ++k) {
+        CHECK(r.rows[k] >= 0 && r.rows[k] < n && r.cols[k] >= 0 && r.cols[k] < m && r.mass[k] >= 0);
+        row[r.rows[k]] += r.mass[k];
+        col[r.cols[k]] += r.mass[k];
+        if (r.mass[k] > 0) value += r.mass[k] * C[r.rows[k] * m + r.cols[k]];
+    }
+    for (int i = 0; i < n; ++i) CHECK(std::fabs(row[i] - a[i]) < 1e-12);
+    for (int j = 0; j < m; ++j) CHECK(std::fabs(col[j] - b[j]) < 1e-12);
+    if (!optimal) return;
+    for (int i = 0; i < n; ++i) dual += a[i] * r.f[i], scale = std::max(scale, std::fabs(r.f[i]));
+    for (int j = 0; j < m; ++j) dual += b[j] * r.g[j], scale = std::max(scale, std::fabs(r.g[j]));
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < m; ++j) CHECK(r.f[i] + r.g[j] <= C[i * m + j] + 1e-13 * scale);
+    CHECK(std::fabs(value - dual) <= 1e-12 * scale);
+}
+
+void check_simplex() {
+    const auto never = [] { return false; };
+    for (int trial = 0; trial < 3000; ++trial) {
+        const int n = 1 + below(trial % 50 ? 12 : 90), m = 1 + below(trial % 50 ? 12 : 90);
+        const std::vector<double> a = histogram(n, below(4)), b = histogram(m, below(4));
+        std::vector<double> C(std::size_t(n) * m);
+        const int kind = below(5);
+        const bool holes = below(4) == 0;
+        for (double& c : C) {
+            c = kind == 0 ? below(3) : kind == 1 ? unit() : kind == 2 ? 0 : kind == 3 ? 1e6 + unit() : std::pow(10, 9 * unit() - 6);
+            if (holes && below(3) == 0) c = infinity;
+        }
+        const std::int64_t limit = below(3) ? 100000 : below(5);
+        Result dense(n, m), sparse(n, m);
+        barrow::DenseArcs arcs(C.data(), n, m);
+        barrow::network_simplex(arcs, n, m, a.data(), b.data(), limit, never, dense.out);
+        CHECK(dense.out.code != barrow::stalled && dense.out.steps <= limit);
+        check_result(dense, a, b, C, dense.out.code == barrow::optimal);
+        std::vector<std::int64_t> rows, cols;
+        std::vector<double> cost;
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < m; ++j)
+                if (C[i * m + j] < infinity || below(2)) rows.push_back(i), cols.push_back(j), cost.push_back(C[i * m + j]);
+        barrow::SparseArcs list(n, m, std::int64_t(rows.size()), rows.data(), cols.data(), cost.data());
+        barrow::network_simplex(list, n, m, a.data(), b.data(), 100000, never, sparse.out);
+        check_result(sparse, a, b, C, sparse.out.code == barrow::optimal);
+        if (limit == 100000) CHECK(dense.out.code == sparse.out.code);
+    }
+    // Hostile numbers: any answer will do that stays in its memory and ends.
+    const double hostile[] = {infinity, -infinity, std::nan(""), -1, 0, 1e308, -1e308, 5e-324};
+    for (int trial = 0; trial < 3000; ++trial) {
+        const int n = below(9), m = below(9);
+        std::vector<double> a(n), b(m), C(std::size_t(n) * m);
+        const int harm = below(4);
+        for (double& x : a) x = harm != 1 && below(2) ? unit() : hostile[below(8)];
+        for (double& x : b) x = harm != 2 && below(2) ? unit() : hostile[below(8)];
+        for (double& x : C) x = harm != 3 && below(2) ? unit() : hostile[below(8)];
+        Result r(n, m);
+        barrow::DenseArcs arcs(C.data(), n, m);
+        barrow::network_simplex(arcs, n, m, a.data(), b.data(), 1000, never, r.out);
+        for (std::size_t k = 0; k < r.rows.size(); ++k)
+            CHECK(r.rows[k] >= 0 && r.rows[k] < std::max(1, n) && r.cols[k] >= 0 && r.cols[k] < std::max(1, m));
+    }
+    bool refused = false;
+    try {
+        const std::int64_t row = 3, col = 0;
+        const double cost = 1;
+        barrow::SparseArcs(2, 2, 1, &row, &col, &cost);
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    CHECK(refused);
+}
+
+void check_kernels(const barrow::simd::Kernels& k) {
+    for (int count = 0; count < 150; ++count) {
+        std::vector<double> c(count), p(count);
+        for (double& x : c) x = below(10) ? unit() - 0.5 : below(2) ? infinity : std::nan("");
+        for (double& x : p) x = below(10) ? unit() : infinity;
+        double least = infinity, largest = 0;
+        for (int j = 0; j < count; ++j) {
+            if (c[j] + p[j] < least) least = c[j] + p[j];
+            if (std::isfinite(c[j])) largest = std::max(largest, std::fabs(c[j]));
+        }
+        CHECK(k.min_sum(c.data(), p.data(), count) == least);
+        CHECK(k.max_finite(c.data(), count) == largest);
+        const std::ptrdiff_t at = k.find_sum(c.data(), p.data(), count, least);
+        CHECK(least == infinity || (at >= 0 && c[at] + p[at] == least));
+        CHECK(k.find_sum(c.data(), p.data(), count, -99) == -1);
+        std::vector<double> y = p;
+        k.lower_to(y.data(), c.data(), 0.25, count);
+        for (int j = 0; j < count; ++j) CHECK(y[j] == (c[j] - 0.25 < p[j] ? c[j] - 0.25 : p[j]));
+    }
+}
+
+void check_tree_matching() {
+    for (int trial = 0; trial < 1000; ++trial) {
+        const int nodes = 1 + below(20), leaves = below(nodes + 1);
+        std::vector<std::int64_t> parent(nodes, -1), leaf(leaves);
+        for (int x = 1; x < nodes; ++x) parent[x] = below(x);
+        for (auto& x : leaf) x = below(nodes);
+        const std::size_t capacity = leaves ? 2 * leaves - 1 : 0;
+        std::vector<std::int64_t> rows(capacity), cols(capacity);
+        std::vector<double> mass(capacity), row(leaves, 0), col(leaves, 0), a, b;
+        if (leaves) a = histogram(leaves, below(4)), b = histogram(leaves, below(4));
+        const bool hostile = leaves > 0 && below(4) == 0;
+        if (hostile) a[below(leaves)] = below(2) ? std::nan("") : infinity, b[below(leaves)] = below(2) ? -1 : infinity;
+        barrow::TreeMatching(nodes, parent.data(), leaves, leaf.data()).match(a.data(), b.data(), rows.data(), cols.data(), mass.data());
+        for (std::size_t k = 0; k < capacity; ++k) row.at(rows[k]) += mass[k], col.at(cols[k]) += mass[k];
+        for (int i = 0; i < leaves && !hostile; ++i) CHECK(std::fabs(row[i] - a[i]) < 1e-14 && std::fabs(col[i] - b[i]) < 1e-14);
+    }
+}
+
+void check_parallel() {
+    const std::function<bool()> never = [] { return false; };
+    for (int threads : {0, 1, 4, 50}) {
+        std::vector<int> seen(100, 0);
+        CHECK(barrow::parallel_for(100, threads, never, [&](std::int64_t k, const auto&) { ++seen[k]; }));
+        for (int count : seen) CHECK(count == 1);
+        bool thrown = false;
+        try {
+            barrow::parallel_for(100, threads, never, [](std::int64_t k, const auto&) {
+                if (k == 17) throw std::runtime_error("17");
+            });
+        } catch (const std::runtime_error&) {
+            thrown = true;
+        }
+        CHECK(thrown);
+        // Every problem runs until it is stopped; the helpers' ones too.
+        std::atomic<int> asked{0};
+        CHECK(!barrow::parallel_for(
+            8, threads, [&] { return ++asked > 100; },
+            [](std::int64_t, const auto& stop) {
+                while (!stop()) {
+                }
+            }));
+    }
+}
+
+}  // namespace
+
+int main() {
+    check_kernels(barrow::simd::kernels());
+#if BARROW_X86
+    const auto level = [](const char* name, const auto& min, const auto& find, const auto& lower, const auto& max) {
+        check_kernels({name, min, find, lower, max});
+    };
+    namespace simd = barrow::simd;
+    level("baseline", simd::baseline::min_sum, simd::baseline::find_sum, simd::baseline::lower_to, simd::baseline::max_finite);
+    if (__builtin_cpu_supports("avx2"))
+        level("avx2", simd::avx2::min_sum, simd::avx2::find_sum, simd::avx2::lower_to, simd::avx2::max_finite);
+#endif
+    check_simplex();
+    check_tree_matching();
+    check_parallel();
+    std::puts("the C++ core is sound");
+}
