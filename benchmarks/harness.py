@@ -75,7 +75,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of results.csv; ``ratio_to_first_peer`` is the peer's median time over this one's, so above 1 is faster."""
+    """A line of results.csv; ``ratio_to_first_peer`` is the peer's median time over this one's: above 1 is faster."""
 
     date: str
     commit: str
