@@ -4,6 +4,7 @@ from barrow import nn
 from barrow.certify import certify
 from barrow.check import Incompatible
 from barrow.cost import Cost, Dense, Points, Tree
+from barrow.estimate import Estimate, estimate
 from barrow.functional import (
     ConvergenceWarning,
     emd_1d,
@@ -32,6 +33,6 @@ __all__ = [
     "Solution", "Bounds", "Witness", "Status", "Plan", "SparsePlan", "DensePlan", "GibbsPlan",
     "wasserstein", "transport_cost", "sinkhorn_cost", "sinkhorn_divergence", "sliced_wasserstein", "wasserstein_1d",
     "emd_1d", "tree_emd", "tangent", "label_wasserstein",
-    "nn",
+    "estimate", "Estimate", "nn",
     "SolveError", "BadInput", "Incompatible", "ConvergenceWarning",
 ]  # fmt: skip
