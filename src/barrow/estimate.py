@@ -176,7 +176,7 @@ def _train(
     # The layers draw from the global generator: give it a seed from the caller's, and its own state back.
     seed = int(torch.randint(2**62, (), generator=generator, device=where))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
         critic = Critic(x.shape[1], widths)
     critic = critic.to(x)
     # Scaled in float64 and about the common centre: far-away or huge data must not lose digits.
