@@ -1,9 +1,9 @@
 """Repair, round, bracket: from anybody's witnesses to lower <= truth <= upper.
 
-* Repair: any numbers f become feasible potentials by c-transforms (epsilon = 0); at epsilon > 0 every pair is feasible
-  and one block ascent on either side only improves it. That is the lower bound.
-* Rounding (Altschuler, Weed and Rigollet 2017, Algorithm 2): any nonnegative matrix is moved into the transport polytope
-  by scaling rows, columns and adding a rank-one term. That is the upper bound.
+* Repair: any numbers f become feasible potentials by c-transforms (epsilon = 0); at epsilon > 0 every pair is
+  feasible and one block ascent on either side only improves it. That is the lower bound.
+* Rounding (Altschuler, Weed and Rigollet 2017, Algorithm 2): any nonnegative matrix is moved into the transport
+  polytope by scaling rows, columns and adding a rank-one term. That is the upper bound.
 * Arithmetic is float64, and both bounds are widened by an a-priori bound on its rounding.
 """
 
@@ -24,7 +24,7 @@ from barrow.screen import complaint, screen
 from barrow.solution import BadInput, Bounds
 
 UNIT = torch.finfo(torch.float64).eps / 2  # the unit roundoff
-NEGLIGIBLE = 1e-9  # a share of the mass below which the dearest arc is a good enough bound on the cost of a correction
+NEGLIGIBLE = 1e-9  # a share of the mass below which a cheap bound on the cost of a correction is good enough
 
 
 class Bracket(NamedTuple):
@@ -88,15 +88,18 @@ def bracket(problem: Problem, plan: Plan | None, f: Tensor | None, g: Tensor | N
     if plan is None and problem.epsilon > 0:
         plan = gibbs(problem, f, g)
     low, high = problem.cost.limits()
-    upper = primal_objective(problem, *round_to_marginals(problem, plan), high)
-    slack = rounding_error(problem, f, g, low, high)
+    largest = torch.maximum(low.abs(), high.abs())
+    rounded, u, v = round_to_marginals(problem, plan)
+    upper = primal_objective(problem, rounded, u, v)
+    slack, slack_above = rounding_error(problem, f, g, upper, rounded.terms(), largest)
     lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # Every term of the equation is nonnegative where no cost is negative.
     lower = torch.where(low >= 0, lower.clamp_min(0), lower)
-    upper = (upper + slack).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    upper = (upper + slack_above).nan_to_num(nan=torch.inf, posinf=torch.inf)
     mended = defect * upper.abs().nan_to_num(posinf=0.0)
-    scale = torch.maximum(low.abs(), high.abs()) * problem.a.sum(-1)
-    return Bracket(value, f, g, lower - mended, upper + mended, 2 * (slack + mended), scale.expand_as(value))
+    scale = largest * problem.a.sum(-1)
+    slack = slack + slack_above + 2 * mended
+    return Bracket(value, f, g, lower - mended, upper + mended, slack, scale.expand_as(value))
 
 
 def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
@@ -141,7 +144,7 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
 
 
 def _support(h: Tensor, log_weight: Tensor, epsilon: float) -> Tensor:
-    """h + epsilon log weight, with -inf off the support; what is not a number there counts as absent."""
+    """The sum h + epsilon log weight, with -inf off the support; what is not a number there counts as absent."""
     shifted = h + epsilon * log_weight if epsilon > 0 else h
     present = (log_weight > -torch.inf) & h.isfinite()
     # Where nothing is left, zeros are as good as any numbers.
@@ -218,7 +221,7 @@ def _apply(plan: Plan, v: Tensor) -> Tensor:
     return (plan @ v[..., None])[..., 0]
 
 
-def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor, dearest: Tensor) -> Tensor:
+def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> Tensor:
     """The primal objective (B,) of plan + u v'."""
     rank_one = u.sum(-1) * v.sum(-1)
     if problem.epsilon == 0:
@@ -228,7 +231,7 @@ def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor, dearest
                 moved = problem.cost.block(i, j) * u[:, i:j, None] * v[:, None, :]
                 value = value + pairwise_sum(moved.flatten(-2))
         else:
-            value = value + rank_one * dearest
+            value = value + problem.cost.spread(u, v)
         rows, cols = plan.marginals()
         rows, cols = rows + u * v.sum(-1, keepdim=True), cols + v * u.sum(-1, keepdim=True)
     else:
@@ -269,29 +272,39 @@ def _entropic(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> tuple[Tenso
 # -- arithmetic ----------------------------------------------------------------------------------------------------
 
 
-def rounding_error(problem: Problem, f: Tensor, g: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """An a-priori bound (B,) on what float64 rounding can have done to either bound.
+def rounding_error(
+    problem: Problem, f: Tensor, g: Tensor, upper: Tensor, terms: Tensor | float, largest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A-priori bounds (B,), (B,) on what float64 rounding can have done to the lower and to the upper bound.
 
-    Every number that enters a bound is made of at most N = n + m + O(d) operations on quantities no larger than the
-    largest cost, potential, and 64 epsilon (|log x| <= 745 for a float64, and x log x damps the small ones), and is
-    weighted by the mass that moves. First-order error analysis gives N u per unit of that product; the factor 4 covers
-    the terms of higher order and the two sides.
+    First-order analysis, with a factor 2 for the higher orders. All long sums are pairwise, log2 of their length deep.
+    Lower: each potential is an entry of the matrix minus another potential, weighted by its mass. Upper: each moved
+    entry, and marginals that are off by the rounding of their ``terms`` terms, whose correction costs something too.
+    Entropic terms add logarithms and exponentials of at most 64 epsilon (|log x| <= 745 for a float64, and x log x
+    damps the small ones) and sums over whole rows inside the soft minimum.
     """
     n, m = problem.shape
-    operations = n + m + problem.cost.roundings + 64
-    (rho_a, rho_b), a, b = problem.rho, problem.a, problem.b
-    f = torch.where(a > 0, f, 0)
-    g = torch.where(b > 0, g, 0)
-    size = torch.maximum(low.abs(), high.abs()) + f.abs().amax(-1) + g.abs().amax(-1) + 64 * problem.epsilon
+    (rho_a, rho_b), a, b, epsilon = problem.rho, problem.a, problem.b, problem.epsilon
+    depth = 2 * math.log2(n + m) + 16
+    entry = problem.cost.roundings + depth
+    f, g = torch.where(a > 0, f, 0), torch.where(b > 0, g, 0)
+    size = f.abs().amax(-1) + g.abs().amax(-1)
     mass = a.sum(-1) + b.sum(-1)
     for rho, w, h in ((rho_a, a, f), (rho_b, b, g)):
         if not math.isinf(rho):
             mass = mass + (w * torch.exp(-h / rho)).sum(-1)
-            size = size + rho * torch.expm1((-h / rho)).abs().amax(-1)
-    if problem.epsilon > 0:
+            size = size + rho * torch.expm1(-h / rho).abs().amax(-1)
+    if epsilon > 0:
         r, s = problem.measures
         mass = mass + r.sum(-1) * s.sum(-1)
-    return 4 * UNIT * operations * size * mass
+        size = size + largest + 64 * epsilon
+        entry = entry + n + m
+    lower = 2 * UNIT * entry * size * mass
+    if epsilon > 0:
+        return lower, lower + 2 * UNIT * (entry * upper.abs() + terms * largest * mass)
+    # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights.
+    anew = problem.cost.spread(a, b).abs() / a.sum(-1)
+    return lower, 2 * UNIT * (entry * upper.abs() + 2 * terms * anew)
 
 
 # -- reading what anybody hands in ---------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ judged where they are first read, by :func:`barrow.solve`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ def shape(t: Tensor) -> str:
 def real_tensor(name: str, t: object, *, what: str) -> Tensor:
     """Refuse anything but a floating-point tensor."""
     if not isinstance(t, Tensor):
-        raise ValueError(f"{name} is a {type(t).__name__}, but {what} must be a torch.Tensor: wrap it in torch.as_tensor")
+        raise ValueError(f"{name} is a {type(t).__name__}, but {what} must be a torch.Tensor: use torch.as_tensor")
     if not t.is_floating_point():
         raise ValueError(f"{name} has dtype {t.dtype}, but {what} must be floating point: call {name}.float() first")
     return t
@@ -35,7 +37,8 @@ def same_kind(first_name: str, first: Tensor, name: str, t: Tensor) -> None:
     """Refuse two tensors of different dtype or on different devices."""
     if t.device != first.device:
         raise ValueError(
-            f"{first_name} is on {first.device} but {name} is on {t.device}: move one with {name}.to({first_name}.device)"
+            f"{first_name} is on {first.device} but {name} is on {t.device}: "
+            f"move one with {name}.to({first_name}.device)"
         )
     if t.dtype != first.dtype:
         raise ValueError(
@@ -72,10 +75,11 @@ def clouds(x: object, y: object, names: tuple[str, str] = ("x", "y")) -> tuple[T
 def batch(**shapes: Sequence[int]) -> torch.Size:
     """Broadcast leading batch shapes, or say which do not fit."""
     try:
-        return torch.broadcast_shapes(*shapes.values())
+        joint: torch.Size = torch.broadcast_shapes(*shapes.values())
     except RuntimeError:
         listed = ", ".join(f"{name} {tuple(s)}" for name, s in shapes.items())
         raise ValueError(f"the batch dimensions do not broadcast: {listed}") from None
+    return joint
 
 
 def weights(name: str, w: object, size: int, like: Tensor, like_name: str) -> Tensor:
@@ -99,17 +103,20 @@ def exponent(name: str, p: object) -> float:
 
 def number(name: str, value: object) -> float:
     """Refuse what is not one real number (a 0-dimensional tensor is one)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)) and not hasattr(value, "__float__"):
-        raise ValueError(f"{name} is {value!r}, but it must be a number")
     if isinstance(value, Tensor):
         if value.dim() != 0:
             raise ValueError(f"{name} has shape {shape(value)}, but it must be a single number")
         if value.requires_grad:
             raise ValueError(f"{name} requires grad, but no gradient is given to {name}: pass float({name})")
-    value = float(value)  # type: ignore[arg-type]
-    if math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise ValueError(f"{name} is {value!r}, but it must be a number")
+    try:
+        real = float(value)
+    except TypeError:  # an array of several
+        raise ValueError(f"{name} is {value!r}, but it must be a single number") from None
+    if math.isnan(real):
         raise ValueError(f"{name} is NaN, but it must be a number")
-    return value
+    return real
 
 
 def positive(name: str, value: object, *, infinite: bool = False) -> float:
@@ -123,12 +130,13 @@ def positive(name: str, value: object, *, infinite: bool = False) -> float:
 
 def whole(name: str, value: object, *, least: int = 1) -> int:
     """Refuse what is not an integer of at least ``least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name} is {value!r}, but it must be a whole number")
-    value = int(value.__index__())
-    if value < least:
-        raise ValueError(f"{name} is {value}, but it must be at least {least}")
-    return value
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, but it must be a whole number") from None
+    if isinstance(value, bool) or count < least:
+        raise ValueError(f"{name} is {value!r}, but it must be a whole number of at least {least}")
+    return count
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -70,6 +70,10 @@ class Cost(abc.ABC):
     def limits(self) -> tuple[Tensor, Tensor]:
         """Numbers that no entry of the matrix is below and above, one a problem: (...), (...)."""
 
+    @abc.abstractmethod
+    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+        """A cheap upper bound (...) on u' C v, for nonnegative u (..., n) and v (..., m)."""
+
     @property
     @abc.abstractmethod
     def roundings(self) -> float:
@@ -197,7 +201,8 @@ class Points(Cost):
         return self.x, self.y
 
     def replace(self, *tensors: Tensor) -> Points:
-        return Points(*tensors, p=self.p, norm=self.norm)
+        x, y = tensors
+        return Points(x, y, self.p, self.norm)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -210,7 +215,7 @@ class Points(Cost):
 
     @property
     def batch_shape(self) -> torch.Size:
-        return torch.broadcast_shapes(self.x.shape[:-2], self.y.shape[:-2])
+        return check.batch(x=self.x.shape[:-2], y=self.y.shape[:-2])
 
     @property
     def T(self) -> Points:
@@ -239,9 +244,17 @@ class Points(Cost):
         diameter = torch.linalg.vector_norm(side, ord=self.norm, dim=-1)
         return torch.zeros_like(diameter), diameter.pow(self.p)
 
+    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+        # |x - y|^p <= 2^(p - 1) (|x - c|^p + |y - c|^p): by way of the middle.
+        centre = (self.x.mean(-2, keepdim=True) + self.y.mean(-2, keepdim=True)) / 2
+        to_x, to_y = (distance.paired(t, centre, self.p, self.norm) for t in (self.x, self.y))
+        return 2 ** (self.p - 1) * ((u * to_x).sum(-1) * v.sum(-1) + u.sum(-1) * (v * to_y).sum(-1))
+
     @property
     def roundings(self) -> float:
-        return distance.roundings(self.d, self.p)
+        entry = distance.roundings(self.d, self.p)
+        # On a line the c-transform halves intervals, and each level may miss the minimum by two more roundings.
+        return entry * (1 + 2 * math.log2(sum(self.shape))) if self.d == 1 else entry
 
     def reshape_batch(self, batch_shape: Sequence[int], to: Sequence[int]) -> Points:
         if not self.batch_shape:
@@ -255,7 +268,7 @@ class Points(Cost):
 
 
 def _take(points: Tensor, index: Tensor) -> Tensor:
-    """points (..., n, d) at index (..., k): (..., k, d)."""
+    """The points (..., n, d) at an index (..., k): (..., k, d)."""
     if points.dim() == 2:
         return points[index]
     batch = torch.broadcast_shapes(points.shape[:-2], index.shape[:-1])
@@ -280,7 +293,7 @@ class Dense(Cost):
     def __post_init__(self) -> None:
         C = check.real_tensor("C", self.C, what="a cost matrix")
         if C.dim() < 2 or C.shape[-1] == 0 or C.shape[-2] == 0:
-            raise ValueError(f"C has shape {check.shape(C)}, but a cost matrix must have shape (..., n, m), n and m >= 1")
+            raise ValueError(f"C has shape {check.shape(C)}, but a cost matrix has shape (..., n, m) with n, m >= 1")
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -317,6 +330,9 @@ class Dense(Cost):
 
     def limits(self) -> tuple[Tensor, Tensor]:
         return self.C.amin((-2, -1)), self.C.amax((-2, -1))
+
+    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.C.amax((-2, -1)) * u.sum(-1) * v.sum(-1)
 
     @property
     def roundings(self) -> float:
@@ -440,6 +456,11 @@ class Tree(Cost):
     def limits(self) -> tuple[Tensor, Tensor]:
         depth = self._depth()
         return torch.zeros_like(depth[..., 0]), 2 * depth.amax(-1)
+
+    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+        # By way of the root.
+        depth = self._depth()[..., self.leaves]
+        return (u * depth).sum(-1) * v.sum(-1) + u.sum(-1) * (v * depth).sum(-1)
 
     @property
     def roundings(self) -> float:

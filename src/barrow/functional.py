@@ -122,7 +122,7 @@ def sinkhorn_cost(
         (...), differentiable once in x, y, a and b.
 
     Raises:
-        ValueError: shapes that do not fit, epsilon <= 0, rho <= 0, NaN, negative weights, different masses at rho = inf.
+        ValueError: shapes that do not fit, epsilon <= 0, rho <= 0, NaN, negative or (at rho = inf) different masses.
 
     Warns:
         ConvergenceWarning: max_steps was reached before tol; the value is then still a lower bound.
@@ -320,11 +320,10 @@ def sliced_wasserstein(
     w = w / torch.linalg.vector_norm(w, dim=0)
     size = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * (x.shape[-2] + y.shape[-2])
     block = max(1, CHUNK // max(1, size))
-    total: Tensor | float = 0.0
+    total = x.new_zeros((), dtype=dtype)
     for directions in w.split(block, -1):
         u, v = ((t.to(dtype) @ directions).mT for t in (x, y))
-        weights = (None if t is None else t.to(dtype) for t in (a, b))
-        total = total + _line_cost(u, v, *weights, p).sum(-1)
+        total = total + _line_cost(u, v, a, b, p).sum(-1)
     return _root(total / L, p).to(x.dtype)
 
 
@@ -371,10 +370,10 @@ def emd_1d(h: Tensor, t: Tensor, exponent: float = 1, spacing: float | Tensor = 
 def tree_emd(h: Tensor, t: Tensor, tree: Tree, exponent: float = 1) -> Tensor:
     """Earth mover's distance between histograms on the leaves of a tree, in closed form (HEMD).
 
-        sum over nodes i below the root of  length_i |phi_i|^exponent,   phi_i = sum over leaves j under i of (h_j - t_j)
+        sum over nodes i but the root of  length_i |phi_i|^exponent,   phi_i = sum over leaves j under i of h_j - t_j
 
-    For exponent 1 this is W_1 of the tree metric. Linear time in the number of nodes: the loss for class hierarchies.
-    The gradient is what autograd gives for an unconstrained h; wrap h in :func:`tangent` for the projected one, which
+    For exponent 1 this is W_1 of the tree metric. Linear in the number of nodes: the loss for class hierarchies. The
+    gradient is what autograd gives for an unconstrained h; wrap h in :func:`tangent` for the projected one, which
     does not depend on where the root is.
 
     Args:
@@ -422,7 +421,7 @@ class _Tangent(torch.autograd.Function):
 
 
 def tangent(h: Tensor) -> Tensor:
-    """h itself, with gradients projected onto histograms of constant mass.
+    """The histogram h itself, with gradients projected onto histograms of constant mass.
 
         grad_k - mean(grad)
 
@@ -487,7 +486,8 @@ def _line_cost(u: Tensor, v: Tensor, a: Tensor | None, b: Tensor | None, p: floa
 def _histograms(h: object, t: object) -> tuple[Tensor, Tensor]:
     h, t = (check.real_tensor(name, w, what="a histogram") for name, w in (("h", h), ("t", t)))
     if h.dim() == 0 or t.dim() == 0 or h.shape[-1] != t.shape[-1] or h.shape[-1] == 0:
-        raise ValueError(f"h has shape {check.shape(h)} but t has shape {check.shape(t)}: the last dimension must agree")
+        shapes = f"h has shape {check.shape(h)} but t has shape {check.shape(t)}"
+        raise ValueError(f"{shapes}: the last dimension must agree and not be 0")
     check.same_kind("h", h, "t", t)
     check.batch(h=h.shape[:-1], t=t.shape[:-1])
     _refuse_nonfinite(h=h, t=t)

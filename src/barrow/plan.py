@@ -56,6 +56,10 @@ class Plan(abc.ABC):
         """(P 1, P' 1): (..., n), (..., m)."""
 
     @abc.abstractmethod
+    def terms(self) -> Tensor | float:
+        """How many entries, at most, a marginal sums: one number, or one a problem (...)."""
+
+    @abc.abstractmethod
     def scale(self, r: Tensor, c: Tensor) -> Plan:
         """diag(r) P diag(c) for r (..., n) and c (..., m), both nonnegative."""
 
@@ -88,7 +92,7 @@ def _columns(v: object, plan: Plan) -> tuple[Tensor, bool]:
     v = check.real_tensor("v", v, what="what a plan is applied to").to(plan.dtype)
     rows = v.shape[-1] if v.dim() == 1 else v.shape[-2] if v.dim() else 0
     if rows != m:
-        raise ValueError(f"v has shape {check.shape(v)}, but the plan has {m} columns: expected ({m},) or (..., {m}, k)")
+        raise ValueError(f"v has shape {check.shape(v)}, but a plan of {m} columns takes ({m},) or (..., {m}, k)")
     return (v[:, None], True) if v.dim() == 1 else (v, False)
 
 
@@ -123,7 +127,7 @@ class SparsePlan(Plan):
         index = torch.where(inside, (self.rows - start) * m + self.cols, 0)
         mass = torch.where(inside, self.mass, 0)
         flat = mass.new_zeros((*mass.shape[:-1], n * m)).scatter_add(-1, index, mass)
-        return flat.unflatten(-1, (n, m))
+        return flat.reshape(*mass.shape[:-1], n, m)
 
     def pieces(self) -> Iterator[tuple[Pick, Tensor]]:
         yield lambda cost: cost.pairs(self.rows, self.cols), self.mass
@@ -145,6 +149,11 @@ class SparsePlan(Plan):
             zero((*batch, self.size[0])).scatter_add(-1, self.rows, self.mass),
             zero((*batch, self.size[1])).scatter_add(-1, self.cols, self.mass),
         )
+
+    def terms(self) -> Tensor:
+        used = (self.mass > 0).to(self.mass.dtype)
+        rows, cols = SparsePlan(self.rows, self.cols, used, self.size).marginals()
+        return torch.maximum(rows.amax(-1), cols.amax(-1))
 
     def scale(self, r: Tensor, c: Tensor) -> SparsePlan:
         mass = self.mass * r.gather(-1, self.rows) * c.gather(-1, self.cols)
@@ -177,6 +186,10 @@ class _Blockwise(Plan):
             row_sums.append(P.sum(-1))
             col_sum = P.sum(-2) + col_sum.to(P.device)
         return torch.cat(row_sums, -1), col_sum
+
+
+    def terms(self) -> float:
+        return float(max(self.shape[-2:]))
 
 
 @final

@@ -52,6 +52,7 @@ class Problem:
     epsilon: float
     rho: tuple[float, float]
     reference: tuple[Tensor, Tensor] | None
+    uniform: tuple[bool, bool]  # whether a, b were left to be uniform: then they are exact in every precision
 
     def __init__(
         self,
@@ -65,10 +66,11 @@ class Problem:
     ) -> None:
         if not isinstance(cost, Cost):
             raise ValueError(
-                f"cost is a {type(cost).__name__}, but it must be a Cost: Points(x, y), Dense(C) or Tree(parent, length)"
+                f"cost is a {type(cost).__name__}, but it must be Points(x, y), Dense(C) or Tree(parent, length)"
             )
         n, m = cost.shape
         data = cost.tensors[0]
+        uniform = (a is None, b is None)
         if a is None and b is None and n == m:
             a = b = data.new_full((n,), 1 / n)  # one tensor, so that a measure against itself is seen as such
         a, b = (
@@ -85,7 +87,8 @@ class Problem:
             if epsilon == 0:
                 raise ValueError("reference is given but epsilon is 0: without an entropy no reference is used")
             r, s = reference
-            reference = (check.weights("r", r, n, data, "the cost's data"), check.weights("s", s, m, data, "the cost's data"))
+            r, s = (check.weights(*side, data, "the cost's data") for side in (("r", r, n), ("s", s, m)))
+            reference = (r, s)
         for name, value in (
             ("cost", cost),
             ("a", a),
@@ -93,6 +96,7 @@ class Problem:
             ("epsilon", epsilon),
             ("rho", tuple(check.positive("rho", side, infinite=True) for side in both)),
             ("reference", reference),
+            ("uniform", uniform),
         ):
             object.__setattr__(self, name, value)
         _ = self.batch_shape  # read now, so that batches that do not fit are complained about here
@@ -142,9 +146,11 @@ class Problem:
         """The same problem off the autograd graph, in another precision where one is given."""
         dtype = dtype or self.dtype
         reference = self.reference and tuple(t.detach().to(dtype) for t in self.reference)
-        return self._keeping_symmetry(
-            self.cost.detach().to(dtype), self.a.detach().to(dtype), self.b.detach().to(dtype), reference
+        a, b = (
+            torch.full_like(w, 1 / w.shape[-1], dtype=dtype) if uniform else w.detach().to(dtype)
+            for w, uniform in zip((self.a, self.b), self.uniform, strict=True)
         )
+        return self._keeping_symmetry(self.cost.detach().to(dtype), a, b, reference)
 
     def _keeping_symmetry(
         self, cost: Cost, a: Tensor, b: Tensor, reference: tuple[Tensor, ...] | None
@@ -186,7 +192,7 @@ class Problem:
 
 
 def marginal_penalty(rho: float, q: Tensor, a: Tensor) -> Tensor:
-    """rho KL(q | a) for a marginal q of a plan, entry by entry; inf where q has mass and a has none."""
+    """The penalty rho KL(q | a) for a marginal q of a plan, entry by entry; inf where q has mass and a has none."""
     if math.isinf(rho):
         return torch.zeros_like(q)
     ratio = torch.where(a > 0, q / torch.where(a > 0, a, 1), 1)
@@ -201,15 +207,15 @@ def marginal_dual(rho: float, f: Tensor, a: Tensor) -> Tensor:
 
 
 def marginal_slope(rho: float, f: Tensor) -> Tensor:
-    """d marginal_dual / da: rho (1 - exp(-f / rho)), or f."""
+    """The derivative of :func:`marginal_dual` in a: rho (1 - exp(-f / rho)), or f."""
     return f if math.isinf(rho) else -rho * torch.expm1(-f / rho)
 
 
 def step(rho: float, epsilon: Tensor | float, soft: Tensor, log_ratio: Tensor | float) -> Tensor:
     """The potential that maximises the dual in one block.
 
-    ``soft`` is softmin(other potential + epsilon log of its reference); ``log_ratio`` is log(a / r), 0 for the reference
-    a x b. f = rho / (rho + epsilon) (soft + epsilon log(a / r)).
+    ``soft`` is softmin(other potential + epsilon log of its reference); ``log_ratio`` is log(a / r), 0 for the
+    reference a x b. f = rho / (rho + epsilon) (soft + epsilon log(a / r)).
     """
     full = soft + epsilon * log_ratio
     return full if math.isinf(rho) else rho / (rho + epsilon) * full

@@ -26,7 +26,7 @@ def mass_tolerance(dtype: torch.dtype) -> float:
 
 def screen(problem: Problem) -> Screened:
     """Flatten, convert to float64, find faults, and give b the mass of a where they differ by rounding only."""
-    flat = problem.flatten().detach(torch.float64)
+    flat = problem.detach(torch.float64).flatten()
     a, b = flat.a, flat.b
     weights = [a, b, *(flat.reference or ())]
     unfit = torch.stack([~w.isfinite().all(-1) for w in weights]).any(0)

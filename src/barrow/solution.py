@@ -61,7 +61,7 @@ class Bounds:
 
     @property
     def gap(self) -> Tensor:
-        """upper - lower."""
+        """The width, upper - lower."""
         return self.upper - self.lower
 
     @property
@@ -136,7 +136,7 @@ class Solution:
         lower, upper = self.bounds
         if self.value.dim() == 0:
             how = "converged" if self.converged else self.status.name
-            digits = _digits(float(lower), float(upper))
+            digits = _digits(float(lower), float(upper), 9 if self.value.dtype == torch.float64 else 6)
             return (
                 f"Solution(value={float(self.value.detach()):.{digits}g}, "
                 f"truth in [{float(lower):.{digits}g}, {float(upper):.{digits}g}], {how} in {steps} {unit}, {name}"
@@ -154,9 +154,9 @@ class Solution:
         )
 
 
-def _digits(lower: float, upper: float) -> int:
-    """Enough digits to tell the two bounds apart, within reason."""
-    for digits in range(4, 10):
+def _digits(lower: float, upper: float, most: int) -> int:
+    """Enough digits to tell the two bounds apart, but no more than the value has."""
+    for digits in range(4, most + 1):
         if f"{lower:.{digits}g}" != f"{upper:.{digits}g}":
             return digits
     return 4

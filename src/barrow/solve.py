@@ -113,7 +113,8 @@ def _start(start: Solution, problem: Problem) -> tuple[Tensor, Tensor]:
 def _round_down(value: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert, never upwards: a lower bound must stay one."""
     rounded = value.to(dtype)
-    return torch.where(rounded.double() > value, torch.nextafter(rounded, torch.full_like(rounded, -torch.inf)), rounded)
+    below = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+    return torch.where(rounded.double() > value, below, rounded)
 
 
 def failure(solution: Solution) -> str:
@@ -138,14 +139,14 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, problem: Problem, plan: Plan, f: Tensor, g: Tensor, *sources: Tensor) -> Tensor:
-        ctx.problem, ctx.witness = problem.detach(), (plan, f, g)
+        ctx.problem, ctx.plan, ctx.f, ctx.g = problem.detach(), plan, f, g
         ctx.needs = [t.requires_grad for t in sources]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            grads = _envelope(ctx.problem, *ctx.witness, grad, ctx.needs)
+            grads = _envelope(ctx.problem, ctx.plan, ctx.f, ctx.g, grad, ctx.needs)
         if torch.is_grad_enabled():
             grads = _once([grad, *grads])[1:]
         return (None, None, None, None, None, *grads)
@@ -154,7 +155,7 @@ class _Value(torch.autograd.Function):
 def _envelope(
     problem: Problem, plan: Plan, f: Tensor, g: Tensor, grad: Tensor, needs: list[bool]
 ) -> list[Tensor | None]:
-    """grad times dV to the cost's data, a, b and the reference, in this order; None where none is needed."""
+    """The products of grad and dV to the cost's data, a, b and the reference, in this order; None where none is needed."""
     epsilon, (rho_a, rho_b), dtype = problem.epsilon, problem.rho, check.compute_dtype(problem.dtype)
     exact = problem.detach(dtype)
     kinds = len(problem.cost.tensors)

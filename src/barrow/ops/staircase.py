@@ -20,7 +20,7 @@ def staircase(a: Tensor, b: Tensor) -> Staircase:
     """The north-west corner rule for a (..., n) and b (..., m) of equal mass, already in the order of the line.
 
     Cell k carries the mass between the k-th and the next breakpoint of the two cumulative sums; cells of zero mass stay
-    in, so that there are always n + m - 1 and the potentials can be read off the path. Differentiable in a and b.
+    in, so that there are always n + m - 1 and the potentials can be read off the path. Differentiable in float a and b.
     Source: Peyre and Cuturi, Computational Optimal Transport, section 3.4.2.
     """
     n, m = a.shape[-1], b.shape[-1]
@@ -36,6 +36,19 @@ def staircase(a: Tensor, b: Tensor) -> Staircase:
     total = torch.maximum(A[..., -1:], B[..., -1:])
     mass = torch.diff(torch.cat((start, breaks, total), -1), dim=-1).clamp_min(0)
     return Staircase(rows, cols, mass)
+
+
+def in_units(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights (..., n), (..., m) of equal mass as integers of exactly equal sum, and the unit (..., 1) they count.
+
+    Cumulative sums of integers are exact, so a staircase of them has exact marginals; floats lose a rounding a step. A
+    unit is 2^-62 of the mass; the remainder of rounding goes to the heaviest atom of b.
+    """
+    total = a.sum(-1, keepdim=True)
+    A, B = ((w * (2.0**62 / total)).round().long() for w in (a, b))
+    heaviest = b.argmax(-1, keepdim=True)
+    rest = A.sum(-1, keepdim=True) - B.sum(-1, keepdim=True)
+    return A, B.scatter_add(-1, heaviest, rest), total / 2.0**62
 
 
 def staircase_potentials(path: Staircase, right: Tensor, down: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:

@@ -87,10 +87,9 @@ class Topology:
 
     def to(self, device: torch.device) -> Topology:
         """The same tree on another device."""
-        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Topology(
-            **{k: tuple(t.to(device) for t in v) if isinstance(v, tuple) else v.to(device) for k, v in moved.items()}
-        )
+        names = [field.name for field in dataclasses.fields(self) if field.name != "levels"]
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return Topology(**moved, levels=tuple(level.to(device) for level in self.levels))
 
 
 def subtree_sum(tree: Topology, values: Tensor) -> Tensor:
@@ -144,7 +143,8 @@ def _meeting_points(tree: Topology) -> Tensor:
     for level in tree.levels:
         count = tree.leaf_stop[level] - tree.leaf_start[level] - 1
         owner = torch.repeat_interleave(level, count)
-        offset = torch.arange(owner.numel(), device=order.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
+        first = torch.repeat_interleave(count.cumsum(0) - count, count)
+        offset = torch.arange(owner.numel(), device=order.device) - first
         gaps[tree.leaf_start[owner] + offset] = owner
     rows = [gaps]
     while 2 ** len(rows) <= L - 1:

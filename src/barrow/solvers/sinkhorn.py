@@ -27,8 +27,8 @@ class Sinkhorn(Solver):
 
     The solver of every problem with epsilon > 0: balanced, unbalanced (finite rho), semi-relaxed, any reference. Memory
     is O((n + m) chunk): the cost matrix is never stored unless it is small. epsilon is annealed from the largest cost
-    down to its target; then each problem of a batch sweeps, over-relaxed by what its own rate of decay allows, until its
-    own certified gap is at most tol.
+    down to its target; then each problem of a batch sweeps, over-relaxed by what its own rate of decay allows, until
+    its own certified gap is at most tol.
 
     Args:
         tol: the relative gap between the certified bounds.
@@ -168,8 +168,8 @@ class _State:
 
         Near the solution block ascent is Gauss-Seidel on the Hessian of the dual. If its slowest mode decays by theta a
         sweep, then under omega it decays by lambda with (lambda + omega - 1)^2 = lambda omega^2 theta, as long as omega
-        is below its best value 2 / (1 + sqrt(1 - theta)). An observed lambda gives theta, and theta a better omega; early
-        estimates are too small, which is the safe side. Growth sends a problem back to plain sweeps.
+        is below its best value 2 / (1 + sqrt(1 - theta)). An observed lambda gives theta, and theta a better omega;
+        early estimates are too small, which is the safe side. Growth sends a problem back to plain sweeps.
         """
         rate = (moved / self.mark).pow(1 / PERIOD)
         theta = ((rate + self.omega - 1).square() / (rate * self.omega.square())).clamp(0, 1 - 1e-6)
@@ -178,11 +178,11 @@ class _State:
         learned = (rate < 1) & (rate > self.omega - 1)
         before = self.omega
         self.omega = torch.where(rate >= 1, 1.0, torch.where(learned, torch.maximum(best, before), before))
-        # A new omega changes the length of a step before it changes its decay: it is judged only after a period of rest.
+        # A new omega changes the length of a step before its decay: it is judged only after a period of rest.
         self.mark = torch.where(self.omega == before, moved, torch.nan)
 
     def _translation(self) -> Tensor:
-        """The constant that, added to f and taken from g, raises the dual most; it is what unbalanced sweeps are slow at."""
+        """The constant that, added to f and taken from g, raises the dual most: what unbalanced sweeps are slow at."""
         problem = self.exact
         if problem.balanced:
             return torch.zeros_like(self.epsilon)
