@@ -77,7 +77,9 @@ def certify(
     return Bounds(bracketed.lower.reshape(batch), bracketed.upper.reshape(batch))
 
 
-def bracket(problem: Problem, plan: Plan | None, f: Tensor | None, g: Tensor | None, defect: Tensor | float = 0.0) -> Bracket:
+def bracket(
+    problem: Problem, plan: Plan | None, f: Tensor | None, g: Tensor | None, defect: Tensor | float = 0.0
+) -> Bracket:
     """Repair, round and bracket, for a flattened float64 problem that was screened.
 
     ``defect`` is the relative difference of mass that was mended: V grows in proportion to the mass, so the bracket is
@@ -193,7 +195,7 @@ def round_to_marginals(problem: Problem, plan: Plan | None) -> tuple[Plan, Tenso
     r = torch.where((a > 0) & r_support, 1.0, 0.0).to(a)
     c = torch.where((b > 0) & s_support, 1.0, 0.0).to(b)
     if hard_a or hard_b:
-        rows = plan @ c if bool((c == 0).any()) else rows
+        rows = _apply(plan, c) if bool((c == 0).any()) else rows
         if hard_a:
             full = torch.where(rows > 0, a / torch.where(rows > 0, rows, 1), 1)
             r = r * (full.clamp_max(1) if hard_b else full)

@@ -233,9 +233,7 @@ class Points(Cost):
         if self.d > 1:
             return _blockwise_c_transform(self, h)
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
-        x, y, h = (
-            t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (self.x[..., 0], self.y[..., 0], h)
-        )
+        x, y, h = (t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (self.x[..., 0], self.y[..., 0], h))
         return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, -1)
 
     def limits(self) -> tuple[Tensor, Tensor]:

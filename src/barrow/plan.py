@@ -187,7 +187,6 @@ class _Blockwise(Plan):
             col_sum = P.sum(-2) + col_sum.to(P.device)
         return torch.cat(row_sums, -1), col_sum
 
-
     def terms(self) -> float:
         return float(max(self.shape[-2:]))
 

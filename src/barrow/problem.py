@@ -152,9 +152,7 @@ class Problem:
         )
         return self._keeping_symmetry(self.cost.detach().to(dtype), a, b, reference)
 
-    def _keeping_symmetry(
-        self, cost: Cost, a: Tensor, b: Tensor, reference: tuple[Tensor, ...] | None
-    ) -> Problem:
+    def _keeping_symmetry(self, cost: Cost, a: Tensor, b: Tensor, reference: tuple[Tensor, ...] | None) -> Problem:
         if self.symmetric and isinstance(cost, Points):
             cost, b = cost.replace(cost.x, cost.x), a
         return self._with(cost, a, b, reference)  # type: ignore[arg-type]

@@ -191,4 +191,3 @@ class _State:
             logs.append(torch.logsumexp(w.log() - h / rho, -1))
             rates.append(1 / rho)
         return (logs[0] - logs[1]) / sum(rates)
-
