@@ -223,6 +223,7 @@ def label_wasserstein(
     """
     epsilon = check.positive("epsilon", epsilon)
     cost = Dense(C)
+    h, t = (check.weights(name, w, size, C, "C") for name, w, size in zip(("h", "t"), (h, t), cost.shape, strict=True))
     # KL(T | e^-1 1 x 1) = -H(T) + e^-1 K L: this reference makes the generalised KL the plain entropy.
     r, s = (C.new_full((size,), math.exp(-0.5)) for size in cost.shape)
     problem = Problem(cost, h, t, epsilon=epsilon, rho=rho, reference=(r, s))
@@ -233,9 +234,7 @@ def label_wasserstein(
 # -- closed forms ----------------------------------------------------------------------------------------------------
 
 
-def wasserstein_1d(
-    u: Tensor, v: Tensor, a: Tensor | None = None, b: Tensor | None = None, *, p: float = 2
-) -> Tensor:
+def wasserstein_1d(u: Tensor, v: Tensor, a: Tensor | None = None, b: Tensor | None = None, *, p: float = 2) -> Tensor:
     """Exact Wasserstein distance W_p between weighted positions on a line, for any p >= 1.
 
         W_p = (integral over q in [0, 1] of |F_u^-1(q) - F_v^-1(q)|^p)^(1/p)
@@ -268,7 +267,7 @@ def wasserstein_1d(
     p = check.exponent("p", p)
     a = None if a is None else check.weights("a", a, u.shape[-1], u, "u")
     b = None if b is None else check.weights("b", b, v.shape[-1], v, "v")
-    return _root(_line_cost(u, v, a, b, p), p)
+    return _root(_line_cost(u, v, a, b, p), p).to(u.dtype)
 
 
 def sliced_wasserstein(
@@ -358,13 +357,17 @@ def emd_1d(h: Tensor, t: Tensor, exponent: float = 1, spacing: float | Tensor = 
     """
     h, t = _histograms(h, t)
     exponent = check.exponent("exponent", exponent)
-    N = h.shape[-1]
+    N, dtype = h.shape[-1], check.compute_dtype(h.dtype)
     if isinstance(spacing, Tensor) and spacing.dim() > 0:
         spacing = check.weights("spacing", spacing, N - 1, h, "h")
+        if not bool((spacing.detach() >= 0).all()):
+            raise BadInput(f"spacing contains {float(spacing.min()):g}, but distances between bins are at least 0")
+        _refuse_nonfinite(spacing=spacing)
+        spacing = spacing.to(dtype)
     else:
         spacing = check.positive("spacing", spacing)
-    phi = (h - t).double().cumsum(-1)[..., : N - 1].to(h.dtype)
-    return (spacing * _power(phi, exponent)).sum(-1)
+    phi = (h.double() - t.double()).cumsum(-1)[..., : N - 1].to(dtype)
+    return (spacing * _power(phi, exponent)).sum(-1).to(h.dtype)
 
 
 def tree_emd(h: Tensor, t: Tensor, tree: Tree, exponent: float = 1) -> Tensor:
@@ -406,8 +409,9 @@ def tree_emd(h: Tensor, t: Tensor, tree: Tree, exponent: float = 1) -> Tensor:
         raise ValueError(f"h has shape {check.shape(h)}, but the tree has {L} leaves: expected (..., {L})")
     check.same_kind("h", h, "tree.length", tree.length)
     exponent = check.exponent("exponent", exponent)
-    phi = subtree_sum(tree.topology, h - t)
-    return (tree.edge_length * _power(phi, exponent)).sum(-1)
+    dtype = check.compute_dtype(h.dtype)
+    phi = subtree_sum(tree.topology, h.to(dtype) - t.to(dtype))
+    return (tree.edge_length.to(dtype) * _power(phi, exponent)).sum(-1).to(h.dtype)
 
 
 class _Tangent(torch.autograd.Function):
@@ -461,12 +465,13 @@ def _power(phi: Tensor, exponent: float) -> Tensor:
 
 
 def _line_cost(u: Tensor, v: Tensor, a: Tensor | None, b: Tensor | None, p: float) -> Tensor:
-    """W_p^p on a line for u (..., n), v (..., m): (...)."""
+    """W_p^p on a line for u (..., n), v (..., m): (...), in at least float32."""
     n, m = u.shape[-1], v.shape[-1]
     shapes = {"of u": u.shape[:-1], "of v": v.shape[:-1]}
     shapes |= {f"of {name}": w.shape[:-1] for name, w in (("a", a), ("b", b)) if w is not None}
     batch = check.batch(**shapes)
     _refuse_nonfinite(u=u, v=v, a=a, b=b)
+    u, v = (t.to(check.compute_dtype(t.dtype)) for t in (u, v))
     if a is None and b is None and n == m:
         return _power(u.sort(-1).values - v.sort(-1).values, p).mean(-1)
     a = u.new_full((n,), 1 / n) if a is None else a
@@ -510,6 +515,6 @@ def _refuse_weights(a: Tensor, b: Tensor, names: tuple[str, str] = ("a", "b")) -
         raise BadInput(Status.no_mass.sentence)
     off = (mass_a - mass_b).abs() > mass_tolerance(a.dtype) * torch.maximum(mass_a, mass_b)
     if bool(off.any()):
-        worst = (mass_a - mass_b).abs().argmax()
-        one, two = (float(t.expand_as(off).flatten()[worst]) for t in (mass_a, mass_b))
-        raise BadInput(f"{names[0]} sums to {one:.9g} but {names[1]} sums to {two:.9g}: {Status.mass_mismatch.sentence}")
+        one, two = (float(t.expand_as(off)[off][0]) for t in (mass_a, mass_b))
+        sums = f"{names[0]} sums to {one:.9g} but {names[1]} sums to {two:.9g}"
+        raise BadInput(f"{sums}: {Status.mass_mismatch.sentence}")

@@ -78,12 +78,12 @@ def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution |
             plan = gibbs(flat, proof.f, proof.g)  # of the repaired potentials, so that value and gradient agree
         plan = plan.to(dtype).reshape_batch(batch)
         f, g = (h.to(dtype).reshape(*batch, h.shape[-1]) for h in (proof.f, proof.g))
-        value = _round_down(torch.maximum(proof.value, proof.lower), dtype).reshape(batch)
+        value = _round_down(torch.maximum(proof.value, proof.lower), problem.dtype).reshape(batch)
     sources = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
     if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
         value = _Value.apply(value, problem, plan, f, g, *sources)
     return Solution(
-        value=value.to(problem.dtype),
+        value=value,
         bounds=Bounds(proof.lower.reshape(batch), proof.upper.reshape(batch)),
         plan=plan,
         f=f,
@@ -138,13 +138,17 @@ class _Value(torch.autograd.Function):
     """The envelope theorem: dV/dC is the plan, dV/da and dV/db are read off the potentials."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, problem: Problem, plan: Plan, f: Tensor, g: Tensor, *sources: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, value: Tensor, problem: Problem, plan: Plan, f: Tensor, g: Tensor, *sources: Tensor
+    ) -> Tensor:
         ctx.problem, ctx.plan, ctx.f, ctx.g = problem.detach(), plan, f, g
+        ctx.save_for_backward(*sources)  # so that torch sees when one is changed in place before the backward pass
         ctx.needs = [t.requires_grad for t in sources]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors
         with torch.no_grad():
             grads = _envelope(ctx.problem, ctx.plan, ctx.f, ctx.g, grad, ctx.needs)
         if torch.is_grad_enabled():
@@ -155,7 +159,7 @@ class _Value(torch.autograd.Function):
 def _envelope(
     problem: Problem, plan: Plan, f: Tensor, g: Tensor, grad: Tensor, needs: list[bool]
 ) -> list[Tensor | None]:
-    """The products of grad and dV to the cost's data, a, b and the reference, in this order; None where none is needed."""
+    """The products of grad and dV / d(cost's data, a, b, reference), in this order; None where none is needed."""
     epsilon, (rho_a, rho_b), dtype = problem.epsilon, problem.rho, check.compute_dtype(problem.dtype)
     exact = problem.detach(dtype)
     kinds = len(problem.cost.tensors)
@@ -175,7 +179,8 @@ def _envelope(
         for rho, h, w, side in ((rho_a, f, exact.a, 0), (rho_b, g, exact.b, 1)):
             r, s = exact.measures[side], exact.measures[1 - side]
             marginal = w if math.isinf(rho) else w * torch.exp(-h / rho)
-            slopes.append((-epsilon * (marginal / r - s.sum(-1, keepdim=True)), r))
+            share = torch.where(marginal > 0, marginal / r, 0)
+            slopes.append((-epsilon * (share - s.sum(-1, keepdim=True)), r))
     for (slope, w), need in zip(slopes, needs[kinds:], strict=True):
         grads.append((grad.to(dtype)[..., None] * slope).sum_to_size(w.shape) if need else None)
     originals = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))

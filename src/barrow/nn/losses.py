@@ -13,14 +13,26 @@ from barrow.cost import Tree
 
 
 class _Stored(nn.Module):
-    """Options, shown by repr and handed to a function."""
+    """Options, shown by repr and handed to a function; tensors among them are buffers, which move with the module."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = options
+        self.names = tuple(options)
+        for name, value in options.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the function is called with."""
+        return {name: getattr(self, name) for name in self.names}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.options.items())
+        """The options as they were written, tensors as their shapes."""
+        shown = ((name, tuple(v.shape) if isinstance(v, Tensor) else v) for name, v in self.options.items())
+        return ", ".join(f"{name}={value}" for name, value in shown)
 
 
 @final
@@ -118,41 +130,34 @@ class Emd1d(_Stored):
     """Module form of :func:`barrow.emd_1d`."""
 
     def __init__(self, exponent: float = 1, spacing: float | Tensor = 1.0) -> None:
-        super().__init__(exponent=exponent)
-        # Distances between bins move with the module; a number stays a number.
-        if isinstance(spacing, Tensor):
-            self.register_buffer("spacing", spacing)
-        else:
-            self.spacing = spacing
+        super().__init__(exponent=exponent, spacing=spacing)
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
         """See :func:`barrow.emd_1d`."""
-        return functional.emd_1d(h, t, spacing=self.spacing, **self.options)
+        return functional.emd_1d(h, t, **self.options)
 
 
 @final
 class TreeEmd(_Stored):
     """Module form of :func:`barrow.tree_emd`; the edge lengths are a buffer."""
 
+    tree: Tree
     length: Tensor
 
     def __init__(self, tree: Tree, exponent: float = 1) -> None:
-        super().__init__(exponent=exponent)
-        self.tree = tree
+        super().__init__(tree=tree, exponent=exponent)
         self.register_buffer("length", tree.length)
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
         """See :func:`barrow.tree_emd`."""
         if self.tree.length is not self.length:  # the module was moved or loaded
             self.tree = Tree(self.tree.parent, self.length)
-        return functional.tree_emd(h, t, self.tree, **self.options)
+        return functional.tree_emd(h, t, **self.options)
 
 
 @final
 class LabelWasserstein(_Stored):
     """Module form of :func:`barrow.label_wasserstein`; the cost matrix is a buffer."""
-
-    C: Tensor
 
     def __init__(
         self,
@@ -163,9 +168,8 @@ class LabelWasserstein(_Stored):
         tol: float = 1e-3,
         max_steps: int = 10_000,
     ) -> None:
-        super().__init__(epsilon=epsilon, rho=rho, tol=tol, max_steps=max_steps)
-        self.register_buffer("C", C)
+        super().__init__(C=C, epsilon=epsilon, rho=rho, tol=tol, max_steps=max_steps)
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
         """See :func:`barrow.label_wasserstein`."""
-        return functional.label_wasserstein(h, t, self.C, **self.options)
+        return functional.label_wasserstein(h, t, **self.options)

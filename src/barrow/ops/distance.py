@@ -7,6 +7,7 @@ error (that is what the certificates rest on, see :func:`roundings`).
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -24,7 +25,12 @@ def roundings(d: int, p: float) -> float:
 
 def all_pairs(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
     """|x_i - y_j|_norm^p for x (..., n, d) and y (..., m, d): (..., n, m)."""
-    distance = torch.cdist(x, y, p=norm, compute_mode="donot_use_mm_for_euclid_dist")
+    if math.isinf(norm):
+        # The gradient of cdist is no subgradient where several coordinates share the maximum.
+        sides = ((x[..., :, None, k] - y[..., None, :, k]).abs() for k in range(x.shape[-1]))
+        distance = functools.reduce(torch.maximum, sides)
+    else:
+        distance = torch.cdist(x, y, p=norm, compute_mode="donot_use_mm_for_euclid_dist")
     return distance if p == 1 else distance.square() if p == 2 else distance.pow(p)
 
 
