@@ -1,0 +1,24 @@
+"""One thread a worker, the same random numbers every time, and no deadlines."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+settings.register_profile(
+    "barrow", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("barrow")
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (whoever still uses it shall be repeatable)
+    torch.manual_seed(0)
