@@ -10,8 +10,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from barrow.problem import Problem, log_ratio, marginal_dual, marginal_penalty, 
 from barrow.screen import complaint, screen
 from barrow.solution import BadInput, Bounds
 
+ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # whatever torch.as_tensor reads
 UNIT = torch.finfo(torch.float64).eps / 2  # the unit roundoff
 NEGLIGIBLE = 1e-9  # a share of the mass below which a cheap bound on the cost of a correction is good enough
 
@@ -40,7 +43,7 @@ class Bracket(NamedTuple):
 
 
 def certify(
-    problem: Problem, *, plan: Plan | Tensor | None = None, f: Tensor | None = None, g: Tensor | None = None
+    problem: Problem, *, plan: Plan | ArrayLike | None = None, f: ArrayLike | None = None, g: ArrayLike | None = None
 ) -> Bounds:
     """Bracket the truth of ``problem`` with anybody's answer.
 
@@ -50,8 +53,8 @@ def certify(
 
     Args:
         problem: the question.
-        plan: a :class:`barrow.plan.Plan` or a matrix (..., n, m). Without one, the Gibbs plan of the potentials
-            (epsilon > 0) or the independent coupling is rounded.
+        plan: a :class:`barrow.plan.Plan` or a matrix (..., n, m), a tensor or an array. Without one, the Gibbs plan of
+            the potentials (epsilon > 0) or the independent coupling is rounded.
         f: numbers (..., n).
         g: numbers (..., m).
 
@@ -312,31 +315,46 @@ def rounding_error(
 # -- reading what anybody hands in ---------------------------------------------------------------------------------
 
 
-def _numbers(name: str, t: Tensor | None, size: int, problem: Problem) -> Tensor | None:
+def _read(name: str, t: object, problem: Problem) -> Tensor:
+    """Anybody's array, in float64 and on the problem's device."""
+    try:
+        return torch.as_tensor(t).detach().to(problem.cost.device, torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is a {type(t).__name__}, but it must be a tensor or an array of numbers") from None
+
+
+def _numbers(name: str, t: object | None, size: int, problem: Problem) -> Tensor | None:
     if t is None:
         return None
-    t = check.real_tensor(name, t, what="a potential")
-    if t.dim() == 0 or t.shape[-1] != size:
-        raise ValueError(f"{name} has shape {check.shape(t)}, but there are {size} atoms on that side: (..., {size})")
-    t = t.detach().to(problem.cost.device, torch.float64)
-    return t.expand(*problem.batch_shape, size).reshape(-1, size)
+    h = _read(name, t, problem)
+    batch = problem.batch_shape
+    if h.dim() == 0 or h.shape[-1] != size:
+        raise ValueError(f"{name} has shape {check.shape(h)}, but there are {size} atoms on that side: (..., {size})")
+    _fits(name, h.shape[:-1], batch)
+    return h.expand(*batch, size).reshape(-1, size)
 
 
-def _as_plan(plan: Plan | Tensor | None, problem: Problem) -> Plan | None:
+def _as_plan(plan: Plan | object | None, problem: Problem) -> Plan | None:
     if plan is None:
         return None
     batch, (n, m) = problem.batch_shape, problem.shape
-    if isinstance(plan, Tensor):
-        P = check.real_tensor("plan", plan, what="a plan").detach().to(problem.cost.device, torch.float64)
-        if P.shape[-2:] != (n, m):
-            raise ValueError(f"plan has shape {check.shape(P)}, but the problem is {n} x {m}: expected (..., {n}, {m})")
-        return DensePlan(_nonnegative(P.expand(*batch, n, m).reshape(-1, n, m)))
-    if tuple(plan.shape[-2:]) != (n, m) or plan.shape[:-2] != batch:
-        raise ValueError(f"plan has shape {tuple(plan.shape)}, but the problem has shape {(*batch, n, m)}")
-    plan = plan.to(torch.float64).reshape_batch((math.prod(batch),))
-    if isinstance(plan, SparsePlan):
-        return SparsePlan(plan.rows, plan.cols, _nonnegative(plan.mass), plan.size)
-    return plan
+    if isinstance(plan, Plan):
+        if tuple(plan.shape) != (*batch, n, m):
+            raise ValueError(f"plan has shape {tuple(plan.shape)}, but the problem has shape {(*batch, n, m)}")
+        plan = plan.to(torch.float64).reshape_batch((math.prod(batch),))
+        if isinstance(plan, SparsePlan):
+            return SparsePlan(plan.rows, plan.cols, _nonnegative(plan.mass), plan.size)
+        return plan
+    P = _read("plan", plan, problem)
+    if P.shape[-2:] != (n, m):
+        raise ValueError(f"plan has shape {check.shape(P)}, but the problem is {n} x {m}: expected (..., {n}, {m})")
+    _fits("plan", P.shape[:-2], batch)
+    return DensePlan(_nonnegative(P.expand(*batch, n, m).reshape(-1, n, m)))
+
+
+def _fits(name: str, given: torch.Size, batch: torch.Size) -> None:
+    if torch.broadcast_shapes(batch, check.batch(**{f"of {name}": given, "of the problem": batch})) != batch:
+        raise ValueError(f"{name} has batch dimensions {tuple(given)}, but the problem has {tuple(batch)}")
 
 
 def _nonnegative(mass: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Self, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -19,10 +19,15 @@ from barrow import check
 from barrow.ops import distance, monotone_min, tree
 from barrow.ops.softmin import hardmin, softmin
 
-if TYPE_CHECKING:
-    from barrow.plan import Plan
-
 CHUNK = 1 << 21  # entries of a cost matrix that are looked at together: a few megabytes
+
+
+class InPieces(Protocol):
+    """Whatever can be multiplied entry by entry with a cost: a plan."""
+
+    def pieces(self) -> Iterator[tuple[Callable[[Cost], Tensor], Tensor]]:
+        """A function that picks some entries of a cost, and the mass there, until all are seen."""
+        ...
 
 
 class Cost(abc.ABC):
@@ -130,7 +135,7 @@ class Cost(abc.ABC):
         batch = math.prod(torch.broadcast_shapes(h.shape[:-1], self.batch_shape))
         return torch.cat([softmin(cost.block(i, j), h, epsilon) for i, j in cost.chunks(batch)], -1)
 
-    def vjp(self, plan: Plan, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    def vjp(self, plan: InPieces, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of <plan, C> times ``cotangent`` (...) to each of :attr:`tensors` that requires grad."""
         needed = [t.requires_grad for t in self.tensors]
         grads = [torch.zeros_like(t) if need else None for t, need in zip(self.tensors, needed, strict=True)]
