@@ -325,13 +325,18 @@ void network_simplex(Arcs& arcs, std::int32_t n, std::int32_t m, const double* a
         }
         tree.refresh();
         const double unit = std::ldexp(total, -60);
+        // Where the masses of two separate blocks agree only up to the rounding of their weights, forbidden pairs carry the
+        // difference: crumbs, not a contradiction.
+        const std::int64_t crumb = 1024 * (std::int64_t(n) + m);
         std::int64_t k = 0;
         for (std::int32_t x = tree.next(tree.root()); x != tree.root() && k < capacity; x = tree.next(x), ++k) {
             const std::int32_t y = tree.parent(x);
             out.rows[k] = std::min(x, y);
             out.cols[k] = std::max(x, y) - n;
             out.mass[k] = double(tree.flow(x)) * unit;
-            if (out.code == optimal && tree.flow(x) > 0 && tree.cost(x) == forbidden) out.code = infeasible;
+            if (tree.cost(x) != forbidden) continue;
+            if (tree.flow(x) <= crumb) out.mass[k] = 0;
+            else if (out.code == optimal) out.code = infeasible;
         }
         for (std::int32_t i : rows) out.f[i] = tree.pi[i];
         for (std::int32_t j = 0; j < m; ++j) p[j] = tree.pi[n + j];

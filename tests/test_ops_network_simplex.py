@@ -233,6 +233,9 @@ def test_the_step_limit_is_reported():
 @given(nasty, st.floats(0, 0.9))
 def test_forbidden_pairs(problem, share):
     a, b, C = problem
+    # The oracle is blind to masses below 1e-7.
+    a, b = (t.add(0.01).mul(t > 0) for t in (a, b))
+    a, b = a / a.sum(), b / b.sum()
     forbidden = torch.rand(C.shape, generator=torch.Generator().manual_seed(0)) < share
     C = C.masked_fill(forbidden, torch.inf)
     expected = linprog_value(a, b, C)
@@ -242,6 +245,16 @@ def test_forbidden_pairs(problem, share):
         assert result.code == sparse.code == INFEASIBLE
     else:
         assert check_optimal(a, b, C, result) == pytest.approx(check_optimal(a, b, C, sparse), rel=1e-9)
+
+
+def test_blocks_that_agree_up_to_rounding():
+    # In binary 0.1 + 0.2 is not 0.3, but nobody would call this problem infeasible.
+    C = torch.full((3, 2), torch.inf, dtype=torch.float64)
+    C[:2, 0] = C[2, 1] = 1
+    a, b = (torch.tensor(w, dtype=torch.float64) for w in ([0.1, 0.2, 0.7], [0.3, 0.7]))
+    assert check_optimal(a, b, C, solve_one(a, b, C)) == pytest.approx(1)
+    a[0] += 1e-9
+    assert solve_one(a / a.sum(), b, C).code == INFEASIBLE
 
 
 def test_blocks_that_do_not_touch():

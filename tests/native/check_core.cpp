@@ -1,7 +1,9 @@
 // Runs the C++ core on random and on hostile input, for the sanitizers to watch, and checks what it returns.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <random>
 #include <stdexcept>
@@ -65,6 +67,51 @@ void check_result(const Result& r, const std::vector<double>& a, const std::vect
     for (int i = 0; i < n; ++i)
         for (int j = 0; j < m; ++j) CHECK(r.f[i] + r.g[j] <= C[i * m + j] + 1e-13 * scale);
     CHECK(std::fabs(value - dual) <= 1e-12 * scale);
+}
+
+// The tree is a tree, its preorder is one, its potentials fit its costs, and it is strongly feasible: an arc without flow
+// points to the root, so the node below it is a row.
+void check_tree(const barrow::SpanningTree& tree, int n, int nodes) {
+    std::vector<std::int32_t> path{tree.root()};
+    int seen = 1;
+    for (std::int32_t x = tree.next(tree.root()); x != tree.root(); x = tree.next(x), ++seen) {
+        CHECK(seen < nodes);
+        while (path.back() != tree.parent(x)) {
+            CHECK(path.size() > 1);
+            path.pop_back();
+        }
+        path.push_back(x);
+        CHECK((x < n) != (tree.parent(x) < n));
+        CHECK(x < n ? tree.flow(x) >= 0 : tree.flow(x) > 0);
+        const double gap = x < n ? tree.pi[x] - tree.pi[tree.parent(x)] : tree.pi[tree.parent(x)] - tree.pi[x];
+        CHECK(std::fabs(gap - tree.cost(x)) < 1e-10);
+    }
+    CHECK(seen == nodes);
+}
+
+void check_pivots() {
+    for (int trial = 0; trial < 300; ++trial) {
+        const int n = 1 + below(15), m = 1 + below(15);
+        std::vector<std::int64_t> supply(n), demand(m);
+        for (auto& s : supply) s = 1 + below(2);
+        for (auto& d : demand) d = 1 + below(2);
+        barrow::detail::balance(supply, demand);
+        std::vector<double> C(std::size_t(n) * m);
+        for (double& c : C) c = below(4);
+        std::vector<std::int32_t> rows(n);
+        for (int i = 0; i < n; ++i) rows[i] = i;
+        barrow::DenseArcs arcs(C.data(), n, m);
+        const int root = below(m);
+        barrow::SpanningTree tree(n, m, root, barrow::detail::greedy_basis(arcs, rows, supply, demand, root, 1e3));
+        check_tree(tree, n, n + m);
+        for (int steps = 0;; ++steps) {
+            CHECK(steps < 10000);
+            const barrow::Entering arc = arcs.price(rows, tree.pi.data(), 1e-12);
+            if (arc.row < 0) break;
+            CHECK(tree.pivot(arc.row, arc.col, arc.cost, arc.reduced));
+            check_tree(tree, n, n + m);
+        }
+    }
 }
 
 void check_simplex() {
@@ -199,6 +246,7 @@ int main() {
     if (__builtin_cpu_supports("avx2"))
         level("avx2", simd::avx2::min_sum, simd::avx2::find_sum, simd::avx2::lower_to, simd::avx2::max_finite);
 #endif
+    check_pivots();
     check_simplex();
     check_tree_matching();
     check_parallel();
