@@ -729,7 +729,7 @@ def check_solution(solution: Solution, known: Known, tol: float) -> None:
 
 
 def central_difference(
-    function: Callable[..., Tensor], inputs: list[Tensor], direction: list[Tensor], h: float
+    function: Callable[..., Tensor], inputs: list[Tensor], toward: list[Tensor], h: float
 ) -> float:
     """(F(z + h d) - F(z - h d)) / 2 h, summed over the batch."""
     with torch.no_grad():

@@ -95,8 +95,8 @@ def bracket(
     low, high = problem.cost.limits()
     largest = torch.maximum(low.abs(), high.abs())
     rounded, u, v = round_to_marginals(problem, plan)
-    upper = primal_objective(problem, rounded, u, v)
-    slack, slack_above = rounding_error(problem, f, g, upper, rounded.terms(), largest)
+    upper = primal_objective(problem, rounded, u, v, largest)
+    slack, slack_above = rounding_error(problem, f, g, upper, rounded.terms(), low, largest)
     lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # Every term of the equation is nonnegative where no cost is negative.
     lower = torch.where(low >= 0, lower.clamp_min(0), lower)
@@ -111,7 +111,7 @@ def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
     """Whether (upper - lower) / max(|upper|, tiny) <= tol, tiny being what the rounding of the data amounts to."""
     gap = proof.upper - proof.lower
     noise = 2 * proof.slack + 8 * torch.finfo(dtype).eps * proof.scale
-    return (gap <= tol * proof.upper.abs()) | (gap <= noise)
+    return gap.isfinite() & ((gap <= tol * proof.upper.abs()) | (gap <= noise))
 
 
 # -- repair ------------------------------------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
         return step(rho_b, epsilon, cost.softmin(_support(f, log_r, epsilon), epsilon, -2), ratio_b)
 
     if f is None:
-        f = torch.zeros_like(problem.a) if g is None else left(g)
-    g = right(f)
+        f = torch.zeros_like(problem.a) if g is None else left(_anchored(problem, g, s))
+    g = right(_anchored(problem, f, r))
     f = left(g)
     if epsilon == 0 and bool((problem.b == 0).any()):
         g = torch.where(problem.b > 0, g, right(f))
@@ -146,6 +146,14 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
         half = (pairwise_sum(problem.a * f) - pairwise_sum(problem.b * g)) / (2 * problem.a.sum(-1))
         f, g = f - half[:, None], g + half[:, None]
     return f, g
+
+
+def _anchored(problem: Problem, h: Tensor, weight: Tensor) -> Tensor:
+    """The same potential, 0 at most, where a constant is free: large numbers would swallow the cost."""
+    if not problem.balanced:
+        return h
+    highest = torch.where((weight > 0) & h.isfinite(), h, -torch.inf).amax(-1, keepdim=True)
+    return h - torch.where(highest.isfinite(), highest, 0)
 
 
 def _support(h: Tensor, log_weight: Tensor, epsilon: float) -> Tensor:
@@ -226,8 +234,8 @@ def _apply(plan: Plan, v: Tensor) -> Tensor:
     return (plan @ v[..., None])[..., 0]
 
 
-def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> Tensor:
-    """The primal objective (B,) of plan + u v'."""
+def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor, largest: Tensor) -> Tensor:
+    """The primal objective (B,) of plan + u v', and what it would cost to mend its marginals."""
     rank_one = u.sum(-1) * v.sum(-1)
     if problem.epsilon == 0:
         value = _inner(problem.cost, plan)
@@ -241,6 +249,10 @@ def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> Tens
         rows, cols = rows + u * v.sum(-1, keepdim=True), cols + v * u.sum(-1, keepdim=True)
     else:
         value, rows, cols = _entropic(problem, plan, u, v)
+        # A potential of 1e8 epsilon scales a Gibbs plan to 8 digits only: what the marginals are off is moved anew.
+        for rho, q, w in zip(problem.rho, (rows, cols), (problem.a, problem.b), strict=True):
+            if math.isinf(rho):
+                value = value + 2 * (q - w).abs().sum(-1) * (largest + 64 * problem.epsilon)
     for rho, q, w in zip(problem.rho, (rows, cols), (problem.a, problem.b), strict=True):
         value = value + pairwise_sum(marginal_penalty(rho, q, w))
     return value
@@ -278,7 +290,7 @@ def _entropic(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> tuple[Tenso
 
 
 def rounding_error(
-    problem: Problem, f: Tensor, g: Tensor, upper: Tensor, terms: Tensor | float, largest: Tensor
+    problem: Problem, f: Tensor, g: Tensor, upper: Tensor, terms: Tensor | float, low: Tensor, largest: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A-priori bounds (B,), (B,) on what float64 rounding can have done to the lower and to the upper bound.
 
@@ -307,9 +319,11 @@ def rounding_error(
     lower = 2 * UNIT * entry * size * mass
     if epsilon > 0:
         return lower, lower + 2 * UNIT * (entry * upper.abs() + terms * largest * mass)
-    # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights.
-    anew = problem.cost.spread(a, b).abs() / a.sum(-1)
-    return lower, 2 * UNIT * (entry * upper.abs() + 2 * terms * anew)
+    # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights. Costs of both
+    # signs cancel in the two sums, their roundings do not.
+    moved = torch.where(low < 0, largest * mass, upper.abs())
+    anew = torch.where(low < 0, largest * mass, problem.cost.spread(a, b) / a.sum(-1))
+    return lower, 2 * UNIT * (entry * moved + 2 * terms * anew)
 
 
 # -- reading what anybody hands in ---------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ class Bounds:
     @property
     def relative_gap(self) -> Tensor:
         """(upper - lower) / max(|upper|, tiny), what ``tol`` is compared with everywhere."""
-        return torch.where(self.gap == 0, 0.0, self.gap / self.upper.abs().clamp_min(torch.finfo(torch.float64).tiny))
+        relative = self.gap / self.upper.abs().clamp_min(torch.finfo(torch.float64).tiny)
+        return torch.where((self.gap == 0) | self.gap.isinf(), self.gap, relative)
 
     def __iter__(self) -> Any:
         return iter((self.lower, self.upper))
