@@ -30,7 +30,7 @@ def staircase(a: Tensor, b: Tensor) -> Staircase:
     breaks, order = inner.sort(dim=-1, stable=True)
     down = order < n - 1
     start = torch.zeros_like(A[..., :1])
-    rows = torch.cat((torch.zeros_like(down[..., :1], dtype=torch.long), down.cumsum(-1)), -1)
+    rows = torch.cat((torch.zeros_like(start, dtype=torch.long), down.cumsum(-1)), -1)
     cols = torch.arange(n + m - 1, device=a.device) - rows
     # The total is the larger of the two, which differ by rounding only.
     total = torch.maximum(A[..., -1:], B[..., -1:])
@@ -60,7 +60,7 @@ def staircase_potentials(path: Staircase, right: Tensor, down: Tensor, n: int, m
     goes_down = torch.diff(path.rows, dim=-1) > 0
     step_f = torch.where(goes_down, down, 0)
     step_g = torch.where(goes_down, 0, right)
-    zero = torch.zeros_like(down[..., :1])
+    zero = down.new_zeros((*down.shape[:-1], 1))
     f_path = torch.cat((zero, step_f.cumsum(-1)), -1)
     g_path = torch.cat((zero, step_g.cumsum(-1)), -1)
     f = zero.new_zeros((*f_path.shape[:-1], n)).scatter(-1, path.rows, f_path)
