@@ -307,20 +307,20 @@ def test_the_gil_is_released_and_ctrl_c_works():
     a, b, C = drawn(1500, 1500, "peaked", "normal", 0)
     main = threading.main_thread().ident
     assert main is not None
-    ticks = []
 
     def interrupt():
-        for _ in range(5):
-            time.sleep(0.002)
-            ticks.append(time.perf_counter())
+        time.sleep(0.05)
         signal.pthread_kill(main, signal.SIGINT)
 
     helper = threading.Thread(target=interrupt)
+    start = time.perf_counter()
     helper.start()
+    # Several seconds of work: were the lock held, the helper would come too late; were signals not asked for, Python
+    # would only hear of this one afterwards.
     with pytest.raises(KeyboardInterrupt):
-        network_simplex(*(t.expand(30, *t.shape) for t in (a, b, C)))
+        network_simplex(*(t.expand(300, *t.shape) for t in (a, b, C)))
     helper.join()
-    assert len(ticks) == 5
+    assert time.perf_counter() - start < 2
 
 
 def test_operator_registration():
