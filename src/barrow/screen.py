@@ -30,9 +30,8 @@ def screen(problem: Problem) -> Screened:
     a, b = flat.a, flat.b
     weights = [a, b, *(flat.reference or ())]
     unfit = torch.stack([~w.isfinite().all(-1) for w in weights]).any(0)
-    for t in flat.cost.tensors:
-        finite = t.isfinite()
-        unfit |= ~(finite.flatten(1).all(1) if flat.cost.batch_shape else finite.all())
+    for limit in flat.cost.limits():  # finite if and only if the data are, and no entry can overflow
+        unfit = unfit | ~limit.isfinite()
     negative = torch.stack([(w < 0).any(-1) for w in weights]).any(0)
     mass_a, mass_b = a.sum(-1), b.sum(-1)
     empty = (mass_a == 0) | (mass_b == 0)
@@ -54,9 +53,10 @@ def complaint(problem: Problem, codes: Tensor) -> str:
     k = int(codes.nonzero()[0, 0])
     status = Status.of(int(codes[k]))
     flat = problem.flatten()
+    sides = {"a": flat.a, "b": flat.b} | dict(zip(("r", "s"), flat.reference or (), strict=False))
     where = f" in problem {k} of {codes.numel()}" if problem.batch_shape else ""
     if status is Status.not_finite:
-        named = {"a": flat.a, "b": flat.b}
+        named = dict(sides)
         fields = [name for name in ("x", "y", "C", "length") if hasattr(flat.cost, name)]
         for name in fields:
             t = getattr(flat.cost, name)
@@ -68,7 +68,7 @@ def complaint(problem: Problem, codes: Tensor) -> str:
                 at = ", ".join(str(int(i)) for i in bad[0])
                 return f"{name}[{at}]{where} is {float(one[tuple(bad[0])]):g}: {status.sentence}"
     if status is Status.negative_weights:
-        for name, w in (("a", flat.a), ("b", flat.b)):
+        for name, w in sides.items():
             if bool((w[k] < 0).any()):
                 return f"{name}[{int(w[k].argmin())}]{where} is {float(w[k].min()):g}: {status.sentence}"
     if status is Status.mass_mismatch:
