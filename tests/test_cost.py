@@ -218,7 +218,7 @@ def test_repr():
     assert repr(COSTS["tree"](2)) == "Tree(5 x 5, batch (2,))"
 
 
-# -- c-transforms with structure -------------------------------------------------------------------------------------------
+# -- c-transforms with structure ---------------------------------------------------------------------------------------
 
 
 def same_minimum(cost, h):
