@@ -52,5 +52,11 @@ bench: setup ## benchmarks against peers; appends to benchmarks/results.csv
 	$(BIN)/pip install --quiet POT==0.9.7.post1
 	$(BIN)/python -m benchmarks
 
+sanitize: ## the C++ core under AddressSanitizer and UndefinedBehaviorSanitizer
+	@mkdir -p .build
+	$(CXX) -std=c++20 -O1 -g -Wall -Wextra -fsanitize=address,undefined -fno-sanitize-recover=all -pthread -Icsrc \
+	    tests/native/check_core.cpp -o .build/check_core
+	.build/check_core
+
 clean: ## remove what make built
 	rm -rf $(VENV) .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,6 @@ class Status(enum.Enum):
     negative_weights = 6, "weights must not be negative: clamp or re-normalise them"
     mass_mismatch = 7, "the two sides have different masses: normalise both, or use a finite rho (unbalanced transport)"
     no_mass = 8, "one side has no mass at all: give it positive weights, or leave that problem out"
-    interrupted = 9, "the solve was interrupted"
 
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code
