@@ -1,0 +1,217 @@
+"""``barrow distance`` and ``barrow estimate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import barrow
+from barrow.cli import files, plots, report
+from barrow.cli.complaint import CONVERGED, NOT_CERTIFIED, Complaint, one_line
+
+X = Annotated[Path, typer.Argument(metavar="X", help="The first measure: .npy, .npz or .csv.", show_default=False)]
+Y = Annotated[Path, typer.Argument(metavar="Y", help="The second measure.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON and nothing else.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="P.png", help="Write a figure.", show_default=False)]
+
+
+def distance(
+    x: X,
+    y: Y,
+    p: Annotated[float, typer.Option(help="Exponent of the cost |x - y|^p, at least 1.")] = 2.0,
+    norm: Annotated[str, typer.Option(help="Ground norm: 1, 2 or inf.")] = "2",
+    epsilon: Annotated[float, typer.Option(help="Entropy, in units of |x - y|^p; 0 is exact transport.")] = 0.0,
+    rho: Annotated[float, typer.Option(help="Marginal penalty in the same units; inf keeps all mass.")] = math.inf,
+    tol: Annotated[float | None, typer.Option(help="Relative gap to certify.  \\[1e-9 exact, 1e-3 entropic]")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Pivots or iterations at most.", show_default=False)] = None,
+    json: Json = False,
+    plot: Plot = None,
+) -> None:
+    """The transport distance between two clouds of points, with a proof of how far it can be from the truth.
+
+    With epsilon 0 and rho inf this is the Wasserstein distance W_p (rooted), otherwise the cost V, the minimum of
+    <C, P> + epsilon KL(P | a x b) + rho KL(P 1 | a) + rho KL(P' 1 | b).
+
+    FILES. .npy: (n, d), or (n,) for points on a line. .npz: points in 'x' or 'points' (or the only array), weights in
+    'weights' or 'a'. .csv: one point a line, numbers between commas, at most one header line; a column named 'weight'
+    holds the weights. Without weights all points weigh 1/n. Integers are read as float64, float32 stays float32.
+
+    JSON KEYS. quantity ("W_p" or "V"); value, lower, upper: it and its bracket; cost, cost_lower, cost_upper: the same
+    without the root; p, norm, epsilon, rho; solver, status, steps; n, m, d; seconds. Infinities are null.
+
+    EXIT CODES. 0: certified to tol; 2: bad input; 3: not certified to tol, value and bracket are printed all the same;
+    130: interrupted.
+    """
+    if plot is not None:
+        plots.plottable(plot)
+    left, right = files.read_clouds(x, y)
+    if math.isinf(rho) and abs(left.mass - right.mass) > 1e-6 * max(left.mass, right.mass):
+        raise Complaint(
+            f"the weights of {x} sum to {left.mass:.9g} but those of {y} to {right.mass:.9g}: "
+            "scale them to one sum, or allow mass to vanish with --rho and --epsilon"
+        )
+    if epsilon == 0 and not math.isinf(rho):
+        raise Complaint(f"--rho {rho:g} needs an entropy: add --epsilon, in units of |x - y|^p")
+    problem, solver = _posed(left, right, p, norm, epsilon, rho, tol, max_steps)
+    start = time.perf_counter()
+    with report.bar() as progress:
+        progress(f"{len(left.points)} x {len(right.points)} points, {type(solver).__name__}", 0, 0)
+        solution = _solve(problem, solver)
+    seconds = time.perf_counter() - start
+
+    rooted = epsilon == 0 and math.isinf(rho)
+    lower, upper = (float(t) for t in solution.bounds)
+    cost = max(float(solution.value), lower)  # both are at most the truth
+    value, low, high = (_root(c, p, way) if rooted else c for c, way in ((cost, 0), (lower, -1), (upper, 1)))
+    quantity = f"W_{p:g}" if rooted else "V"
+    (n, m), d = problem.shape, left.points.shape[1]
+    if plot is not None:
+        title = f"{quantity} = {report.number(value)}, truth in [{report.number(low)}, {report.number(high)}]"
+        plots.save(plots.draw_plan(left, right, solution.plan, title), plot)
+    if json:
+        report.one_line_json({
+            "quantity": quantity, "value": value, "lower": low, "upper": high,
+            "cost": cost, "cost_lower": lower, "cost_upper": upper,
+            "p": p, "norm": float(norm), "epsilon": epsilon, "rho": rho,
+            "solver": solution.solver, "status": solution.status.name, "steps": int(solution.steps),
+            "n": n, "m": m, "d": d, "seconds": seconds,
+        })  # fmt: skip
+    else:
+        rows = {quantity: report.number(value), "truth in": report.bracket(low, high)}
+        if rooted:
+            rows["cost"] = f"{report.number(cost)} in {report.bracket(lower, upper)}"
+        rows |= {
+            "solver": f"{solution.solver}, {int(solution.steps)} {'step' if solution.steps == 1 else 'steps'}",
+            "status": solution.status.name if solution.converged else f"{solution.status.name}: {solution.status}",
+            "points": f"{n} and {m} in dimension {d}",
+            "seconds": f"{seconds:.3f}",
+        }
+        report.pairs(rows)
+    raise typer.Exit(CONVERGED if solution.converged else NOT_CERTIFIED)
+
+
+def _posed(
+    x: files.Measure,
+    y: files.Measure,
+    p: float,
+    norm: str,
+    epsilon: float,
+    rho: float,
+    tol: float | None,
+    max_steps: int | None,
+) -> tuple[barrow.Problem, barrow.Solver]:
+    """The problem and the solver that the options describe."""
+    if norm not in ("1", "2", "inf"):
+        raise Complaint(f"--norm is {norm!r}, but the ground norms are 1, 2 and inf")
+    try:
+        cost = barrow.Points(x.points, y.points, p=p, norm=float(norm))
+        problem = barrow.Problem(cost, x.weights, y.weights, epsilon=epsilon, rho=rho)
+        solver = barrow.Auto(tol).select(problem)
+        # A closed form takes no steps, so it has no limit of them.
+        if max_steps is not None and any(field.name == "max_steps" for field in dataclasses.fields(solver)):
+            changed: dict[str, Any] = {"max_steps": max_steps}
+            solver = dataclasses.replace(solver, **changed)
+    except ValueError as error:
+        raise Complaint(one_line(error)) from None
+    _refuse_excess(problem, solver)
+    return problem, solver
+
+
+def _refuse_excess(problem: barrow.Problem, solver: barrow.Solver) -> None:
+    """The simplex stores the cost matrix: better to say so than to be killed for it."""
+    n, m = problem.shape
+    need = 2 * 8 * n * m
+    free = files.free_memory()
+    if isinstance(solver, barrow.Simplex) and free is not None and need > free:
+        raise Complaint(
+            f"exact transport between {n} and {m} points needs about {need / 2**30:.1f} GiB of memory, but "
+            f"{free / 2**30:.1f} GiB are free: take --epsilon, or fewer points"
+        )
+
+
+def _solve(problem: barrow.Problem, solver: barrow.Solver) -> barrow.Solution:
+    try:
+        return barrow.solve(problem, solver)
+    except barrow.SolveError as error:
+        if error.solution is None:
+            raise Complaint(one_line(error)) from None
+        return error.solution
+
+
+def _root(cost: float, p: float, way: int) -> float:
+    """The p-th root, rounded outwards by the last place that a power may get wrong."""
+    if p == 1 or cost <= 0 or math.isinf(cost):
+        return max(cost, 0.0)
+    root: float = cost ** (1 / p)
+    return math.nextafter(root, way * math.inf) if way else root
+
+
+def estimate(
+    x: X,
+    y: Y,
+    steps: Annotated[int, typer.Option(help="Training steps of the critic.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Probability that the truth is in the bracket.")] = 0.95,
+    json: Json = False,
+    plot: Plot = None,
+) -> None:
+    """The distance W_1 between the two laws that samples were drawn from, with a 1-Lipschitz network.
+
+    A critic, 1-Lipschitz by construction, is trained on one half of the samples and judged on the other: that bounds
+    W_1 between the laws from below. Exact transport between minibatches bounds it from above.
+
+    FILES. .npy or .npz as for `barrow distance`, of any shape (n, ...): images keep theirs; .csv likewise. At least
+    four samples a law, no weights.
+
+    JSON KEYS. quantity ("W_1"); value, stderr; lower, upper, confidence: the bracket; lipschitz_bound: the certified
+    Lipschitz constant of the critic; steps, seed; n, m, shape: of one sample; seconds. Infinities are null.
+
+    EXIT CODES. 0: done; 2: bad input; 130: interrupted.
+    """
+    if plot is not None:
+        plots.plottable(plot)
+    left, right = files.read_samples(x, y)
+    from barrow.estimate import estimate as run
+
+    curve: list[tuple[int, float]] = []
+    try:
+        generator = torch.Generator().manual_seed(seed)
+    except (RuntimeError, ValueError, OverflowError):
+        raise Complaint(f"--seed is {seed}, but it must be a whole number of 64 bits") from None
+    start = time.perf_counter()
+    with report.bar() as progress:
+
+        def note(step: int, total: int, value: float) -> None:
+            curve.append((step, value))
+            progress(f"critic: W_1 >= {value:.5g} on its samples", step, total)
+
+        try:
+            found = run(
+                left.points, right.points, steps=steps, confidence=confidence, generator=generator, progress=note
+            )
+        except ValueError as error:
+            raise Complaint(one_line(error)) from None
+    seconds = time.perf_counter() - start
+    if plot is not None:
+        plots.save(plots.draw_training(curve, found), plot)
+    n, m, shape = len(left.points), len(right.points), list(left.points.shape[1:])
+    if json:
+        report.one_line_json({
+            "quantity": "W_1", "value": found.value, "stderr": found.stderr, "lower": found.lower, "upper": found.upper,
+            "confidence": found.confidence, "lipschitz_bound": found.lipschitz_bound, "steps": found.steps,
+            "seed": seed, "n": n, "m": m, "shape": shape, "seconds": seconds,
+        })  # fmt: skip
+        return
+    report.pairs({
+        "W_1": f"{found.value:.6g} ± {found.stderr:.2g}",
+        "truth in": f"[{found.lower:.6g}, {found.upper:.6g}]  (with confidence {found.confidence:g})",
+        "critic": f"Lipschitz constant at most {found.lipschitz_bound:.8g}, {found.steps} steps",
+        "samples": f"{n} and {m} of shape {tuple(shape)}",
+        "seconds": f"{seconds:.3f}",
+    })  # fmt: skip
