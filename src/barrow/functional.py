@@ -315,7 +315,8 @@ def sliced_wasserstein(
     b = None if b is None else check.weights("b", b, y.shape[-2], y, "y")[..., None, :]
     home = x.device if generator is None else generator.device
     dtype = check.compute_dtype(x.dtype)
-    w = torch.randn(x.shape[-1], L, dtype=dtype, device=home, generator=generator).to(x.device)
+    # Drawn in one precision, so that a generator gives the same directions in every other.
+    w = torch.randn(x.shape[-1], L, dtype=torch.float32, device=home, generator=generator).to(x.device, dtype)
     w = w / torch.linalg.vector_norm(w, dim=0)
     size = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * (x.shape[-2] + y.shape[-2])
     block = max(1, CHUNK // max(1, size))

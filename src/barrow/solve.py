@@ -144,6 +144,7 @@ class _Value(torch.autograd.Function):
         ctx.problem, ctx.plan, ctx.f, ctx.g = problem.detach(), plan, f, g
         ctx.save_for_backward(*sources)  # so that torch sees when one is changed in place before the backward pass
         ctx.needs = [t.requires_grad for t in sources]
+        ctx.save_for_backward(*sources)  # only so that a second derivative finds its way to the refusal
         return value.clone()
 
     @staticmethod
@@ -152,7 +153,7 @@ class _Value(torch.autograd.Function):
         with torch.no_grad():
             grads = _envelope(ctx.problem, ctx.plan, ctx.f, ctx.g, grad, ctx.needs)
         if torch.is_grad_enabled():
-            grads = _once([grad, *grads])[1:]
+            grads = _once([grad, *ctx.saved_tensors], grads)
         return (None, None, None, None, None, *grads)
 
 
@@ -191,8 +192,8 @@ class _Refuse(torch.autograd.Function):
     """Lets a gradient through once."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.clone() for t in grads)
+    def forward(ctx: Any, gates: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.clone() for t in tensors[gates:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -202,10 +203,7 @@ class _Refuse(torch.autograd.Function):
         )
 
 
-def _once(values: list[Tensor | None]) -> list[Tensor | None]:
-    """The same tensors, on a graph that refuses to be differentiated."""
-    gate, present = values[0], [t for t in values[1:] if t is not None]
-    # The gate ties the outputs to the graph even where the incoming gradient is a constant.
-    gate = gate if gate is not None and gate.requires_grad else torch.zeros((), requires_grad=True)
-    passed = iter(_Refuse.apply(gate, *present))
-    return [values[0], *(None if t is None else next(passed) for t in values[1:])]
+def _once(gates: list[Tensor], values: list[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors, tied to all that they depend on by a graph that refuses to be differentiated."""
+    passed = iter(_Refuse.apply(len(gates), *gates, *(t for t in values if t is not None)))
+    return [None if t is None else next(passed) for t in values]
