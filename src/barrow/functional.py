@@ -397,8 +397,8 @@ def tree_emd(h: Tensor, t: Tensor, tree: Tree, exponent: float = 1) -> Tensor:
     >>> t = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64)
     >>> loss = tree_emd(tangent(h), t, elephant)
     >>> loss.backward()
-    >>> loss.item(), h.grad
-    (0.9, tensor([ 1.5000, -0.5000, -1.5000,  0.5000], dtype=torch.float64))
+    >>> loss.detach(), h.grad
+    (tensor(0.9000, dtype=torch.float64), tensor([ 1.5000, -0.5000, -1.5000,  0.5000], dtype=torch.float64))
 
     Source: Martinez, Haurilet, Al-Halah, Tapaswi and Stiefelhagen 2016, section 4.
     """
