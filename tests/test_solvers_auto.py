@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+import barrow
+from barrow import Auto, Dense, Incompatible, Points, Problem, Simplex, Sinkhorn, Sort, Tree, TreeFlow
+from problems import KINDS
+
+
+def costs():
+    return {
+        "line": Points(torch.rand(4, 1), torch.rand(4, 1)),
+        "plane": Points(torch.rand(4, 2), torch.rand(4, 2)),
+        "dense": Dense(torch.rand(4, 4)),
+        "tree": Tree(torch.tensor([-1, 0, 0, 0, 0]), torch.ones(5)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), [("line", Sort), ("plane", Simplex), ("dense", Simplex), ("tree", TreeFlow)]
+)
+def test_the_structure_chooses(name, solver):
+    cost = costs()[name]
+    assert Auto().select(Problem(cost)) == solver()
+    assert Auto().select(Problem(cost, epsilon=0.1)) == Sinkhorn()
+    assert Auto().select(Problem(cost, epsilon=0.1, rho=1.0)) == Sinkhorn()
+    assert Auto(tol=0.01).select(Problem(cost)) == solver(tol=0.01)
+    assert Auto(tol=0.01).select(Problem(cost, epsilon=1.0)) == Sinkhorn(tol=0.01)
+    s = barrow.solve(Problem(cost))
+    assert s.solver == solver.__name__
+    assert torch.equal(s.value, barrow.solve(Problem(cost), solver()).value)
+
+
+def test_exact_unbalanced_transport_is_refused_in_words():
+    problem = Problem(costs()["dense"], rho=1.0)
+    assert "use Sinkhorn() with an epsilon > 0" in Auto().rejects(problem)
+    with pytest.raises(Incompatible, match="balanced"):
+        barrow.solve(problem)
+
+
+def test_auto_does_not_run_itself_and_hands_a_start_on():
+    problem = Problem(costs()["dense"], epsilon=0.1)
+    with pytest.raises(Incompatible, match="Auto only selects"):
+        Auto().run(problem.flatten(), None)
+    s = barrow.solve(problem)
+    assert barrow.solve(problem, Auto(), start=s).steps <= s.steps
+    with pytest.raises(Incompatible, match="does not start"):
+        barrow.solve(Problem(costs()["dense"]), Auto(), start=s)
+
+
+def test_bad_tolerance():
+    with pytest.raises(ValueError, match="tol is"):
+        Auto(tol=-1)
+
+
+def test_what_is_neither_a_problem_nor_a_solver():
+    with pytest.raises(ValueError, match=r"solve takes a barrow\.Problem"):
+        barrow.solve(torch.rand(3, 3))
+    with pytest.raises(ValueError, match="must be a barrow solver"):
+        barrow.solve(Problem(costs()["dense"]), "simplex")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_auto_takes_every_kind(kind):
+    problem = KINDS[kind](0).problem
+    assert Auto().rejects(problem) is None
+    assert not isinstance(Auto().select(problem), Auto)
