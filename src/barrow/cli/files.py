@@ -168,7 +168,7 @@ def _read_npy(path: Path) -> tuple[Array, None, Where]:
 
 def _read_npz(path: Path) -> tuple[Array, Array | None, Where]:
     with path.open("rb") as file:
-        if file.read(2) != b"PK":
+        if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
             raise Complaint(f"{path} is not a .npz file: write it with numpy.savez")
     arrays = _load(path)
     weight_names = [name for name in WEIGHTS if name in arrays]
@@ -188,11 +188,13 @@ def _read_npz(path: Path) -> tuple[Array, Array | None, Where]:
 def _load(path: Path) -> Any:
     """What numpy finds, without pickles."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        # Opened here, because numpy leaves a damaged archive open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
     except MemoryError:
         raise Complaint(f"{path} is too large for this machine's memory") from None
     except OSError:

@@ -44,9 +44,9 @@ def pairs(rows: Mapping[str, str]) -> None:
 
 
 def number(value: float, other: float | None = None) -> str:
-    """Six digits, or as many (up to twelve) as tell it from its neighbour ``other``."""
+    """Six digits, or as many (up to nine) as tell it from its neighbour ``other``."""
     digits = 6
-    while digits < 12 and other is not None and other != value and f"{value:.{digits}g}" == f"{other:.{digits}g}":
+    while digits < 9 and other is not None and other != value and f"{value:.{digits}g}" == f"{other:.{digits}g}":
         digits += 1
     return f"{value:.{digits}g}"
 
@@ -73,8 +73,11 @@ def claims_table(title: str, claims: Sequence[Claim]) -> None:
 def answers_table(title: str, sections: Sequence[tuple[str, Sequence[Answer]]]) -> None:
     """Answers with their brackets, under a heading each."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for name in ("question", "value", "truth in", "found by", "seconds"):
-        table.add_column(name, justify="right" if name in ("value", "seconds") else "left", no_wrap=name != "question")
+    table.add_column("question", min_width=20)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("truth in", no_wrap=True)
+    table.add_column("found by")
+    table.add_column("seconds", justify="right", no_wrap=True)
     for heading, answers in sections:
         table.add_row(f"[bold]{escape(heading)}[/]")
         for answer in answers:

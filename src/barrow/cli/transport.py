@@ -119,6 +119,11 @@ def _posed(
             solver = dataclasses.replace(solver, **changed)
     except ValueError as error:
         raise Complaint(one_line(error)) from None
+    if not bool(cost.limits()[1].isfinite()):
+        raise Complaint(
+            f"{x.path} and {y.path} are so far apart that |x - y|^{p:g} is no {cost.dtype} number: divide both by a "
+            "large constant"
+        )
     _refuse_excess(problem, solver)
     return problem, solver
 

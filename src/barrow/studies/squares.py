@@ -86,8 +86,8 @@ def train(laws: Laws, seed: int, *, quick: bool, progress: Progress) -> Critic:
     start = time.perf_counter()
     found = estimate(
         *laws.samples(SAMPLES),
-        steps=250,
-        widths=(16, 8) if quick else (128, 64, 32),
+        steps=400 if quick else 300,
+        widths=(32, 16) if quick else (128, 64, 32),
         generator=torch.Generator().manual_seed(seed),
         progress=note,
     )
@@ -105,7 +105,7 @@ def run(*, seed: int, quick: bool, progress: Progress) -> Outcome:
     reference = exact(laws)
     smooth = [entropic(laws, epsilon) for epsilon in EPSILONS]
     progress("exact and entropic", 1, 1)
-    critics = [train(laws, s, quick=quick, progress=progress) for s in range(seed, seed + (2 if quick else 4))]
+    critics = [train(laws, s, quick=quick, progress=progress) for s in range(seed, seed + (2 if quick else 3))]
     answers = [reference, *smooth, *(critic.answer for critic in critics)]
     return Outcome(
         claims=tuple(_claims(laws, reference, smooth, critics)),
