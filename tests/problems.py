@@ -728,9 +728,7 @@ def check_solution(solution: Solution, known: Known, tol: float) -> None:
 # -- gradients ---------------------------------------------------------------------------------------------------------
 
 
-def central_difference(
-    function: Callable[..., Tensor], inputs: list[Tensor], toward: list[Tensor], h: float
-) -> float:
+def central_difference(function: Callable[..., Tensor], inputs: list[Tensor], toward: list[Tensor], h: float) -> float:
     """(F(z + h d) - F(z - h d)) / 2 h, summed over the batch."""
     with torch.no_grad():
         plus = function(*(t + h * d for t, d in zip(inputs, toward, strict=True))).sum()
