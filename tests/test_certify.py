@@ -1,6 +1,7 @@
 """certify under sense and nonsense: the bracket always holds the truth."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -332,3 +333,17 @@ def test_an_infinite_bracket_is_no_convergence():
         proof = Bracket(zero, zero, zero, lower, nothing, nothing, nothing)
         assert not within(proof, 1e-3, F64).any()
         assert barrow.Bounds(lower, nothing).relative_gap == INF
+
+
+@pytest.mark.parametrize("solver", [barrow.Sort(), barrow.Simplex()], ids=repr)
+def test_the_bracket_is_honest_to_the_last_bit(solver):
+    """Unit masses on a line: the truth is a sum of differences of floats, and rational arithmetic knows it."""
+    n = 60
+    for seed in range(12):
+        x, y = cloud(n, 1, seed=seed), 1e3 + cloud(n, 1, seed=seed + 100)
+        ones = torch.ones(n, dtype=F64)
+        s = barrow.solve(Problem(Points(x, y, p=1), ones, ones.clone()), solver)
+        left, right = (sorted(map(Fraction, t[:, 0].tolist())) for t in (x, y))
+        truth = sum(abs(u - v) for u, v in zip(left, right, strict=True))
+        for lower, upper in (s.bounds, certify(Problem(Points(x, y, p=1), ones, ones.clone()), plan=s.plan, f=s.f)):
+            assert Fraction(float(lower)) <= truth <= Fraction(float(upper))
