@@ -130,3 +130,28 @@ def test_the_root_of_a_tree_is_never_used():
 
 def test_costs_that_overflow_are_not_finite():
     assert screen(Problem(Points(1e200 * x.double(), y.double()))).codes.tolist() == [Status.not_finite.code]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "later"),
+    [
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float32),
+        (torch.float32, F64),
+    ],
+)
+def test_weights_normalised_in_their_own_precision_or_in_float32_pass(dtype, later):
+    C = torch.rand(6, 7).to(later)
+    for _ in range(20):
+        a, b = (torch.rand(n, dtype=dtype) for n in (6, 7))
+        a, b = ((w / w.sum()).to(C.dtype) for w in (a, b))
+        bounds = solve(Problem(Dense(C), a, b)).bounds
+        defect = float((a.double().sum() - b.double().sum()).abs() / b.double().sum())
+        assert float(bounds.gap) >= defect * float(bounds.lower)
+        assert float(bounds.gap) <= 4 * defect * float(bounds.upper) + 1e-12
+
+
+def test_a_percent_is_no_rounding():
+    for dtype in (torch.float16, torch.float32, F64):
+        assert mass_tolerance(dtype) < 0.01
