@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import barrow
 from barrow.cli import main
 from barrow.cli.files import finite, read, write
 from barrow.cli.plots import arcs
+from barrow.cli.transport import _root
 
 Result = tuple[int, str, str]
 Run = Callable[..., Result]
@@ -126,6 +128,14 @@ def test_a_known_distance(run: Run) -> None:
         found = json.loads(run("distance", "x.csv", "y.csv", "--p", p, "--json")[1])
         assert found["lower"] <= 5 <= found["upper"]
         assert found["value"] == pytest.approx(5, rel=1e-14)
+
+
+@pytest.mark.parametrize(("cost", "p"), [(2.0, 2.0), (3.0, 3.5), (1e-300, 1.5), (7e250, 2.0)])
+def test_roots_of_bounds_are_bounds(cost: float, p: float) -> None:
+    low, mid, high = (_root(cost, p, way) for way in (-1, 0, 1))
+    assert low < mid < high < low * (1 + 1e-12)
+    assert Fraction(low) ** int(2 * p) <= Fraction(cost) ** 2 <= Fraction(high) ** int(2 * p)
+    assert _root(cost, 1, -1) == _root(cost, 1, 1) == cost
 
 
 def test_not_certified_has_its_own_exit_code(run: Run, clouds: object) -> None:
@@ -367,7 +377,14 @@ def test_a_plot_that_fails_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -
         write(Path("a.png"), fail)
     assert Path("a.png").read_text() == "old"
     assert leftovers() == set()
-    write(Path("a.png"), lambda path: path.write_text("new") and None)
+    given: list[Path] = []
+
+    def succeed(path: Path) -> None:
+        given.append(path)
+        path.write_text("new")
+
+    write(Path("a.png"), succeed)
+    assert [(path.suffix, path.name == "a.png") for path in given] == [(".png", False)]
     assert Path("a.png").read_text() == "new"
     assert leftovers() == set()
 

@@ -73,7 +73,7 @@ def claims_table(title: str, claims: Sequence[Claim]) -> None:
 def answers_table(title: str, sections: Sequence[tuple[str, Sequence[Answer]]]) -> None:
     """Answers with their brackets, under a heading each."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("question", min_width=20)
+    table.add_column("question", min_width=15)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("truth in", no_wrap=True)
     table.add_column("found by")
@@ -81,8 +81,7 @@ def answers_table(title: str, sections: Sequence[tuple[str, Sequence[Answer]]]) 
     for heading, answers in sections:
         table.add_row(f"[bold]{escape(heading)}[/]")
         for answer in answers:
-            lower, upper = number(answer.lower, answer.upper), number(answer.upper, answer.lower)
-            truth = escape(f"[{lower}, {upper}]")
+            truth = escape(f"[{answer.lower:.6f}, {answer.upper:.6f}]")
             table.add_row(
                 f"  {escape(answer.question)}", f"{answer.value:.4f}", truth, answer.how, f"{answer.seconds:.2f}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,11 +151,13 @@ def _solve(problem: barrow.Problem, solver: barrow.Solver) -> barrow.Solution:
 
 
 def _root(cost: float, p: float, way: int) -> float:
-    """The p-th root, rounded outwards by the last place that a power may get wrong."""
+    """The p-th root, rounded down (way -1), to nearest (0) or up (1)."""
     if p == 1 or cost <= 0 or math.isinf(cost):
         return max(cost, 0.0)
     root: float = cost ** (1 / p)
-    return math.nextafter(root, way * math.inf) if way else root
+    # The power is off by a unit roundoff, and 1/p by another, which the logarithm of the cost magnifies.
+    error = sys.float_info.epsilon * (2 + abs(math.log(cost)) / p)
+    return root * (1 + way * error)
 
 
 def estimate(

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 from typing import final
 
-from barrow.studies.study import Claim, MissingExtra, Outcome, Progress, need
+from barrow.studies.study import Claim, MissingExtra, Outcome, Progress, need, one_thread
 
 __all__ = ["STUDIES", "Claim", "MissingExtra", "Outcome", "Progress", "Study", "need"]
 
@@ -27,9 +27,9 @@ class Study:
     def run(self, *, seed: int, quick: bool, progress: Progress) -> Outcome:
         """Do the experiment; ``quick`` is a smaller one with the same claims."""
         need("matplotlib", "sklearn")
-        outcome: Outcome = importlib.import_module(f"barrow.studies.{self.name}").run(
-            seed=seed, quick=quick, progress=progress
-        )
+        module = importlib.import_module(f"barrow.studies.{self.name}")
+        with one_thread():
+            outcome: Outcome = module.run(seed=seed, quick=quick, progress=progress)
         return outcome
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from barrow.studies import digits, palette, squares
-from barrow.studies.study import Answer, Progress, need
+from barrow.studies.study import Answer, Progress, need, one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +29,11 @@ class Demo:
 def run(*, seed: int, quick: bool, progress: Progress) -> Demo:
     """Do everything; ``quick`` takes smaller networks and clouds."""
     need("matplotlib", "sklearn")
+    with one_thread():
+        return _run(seed, quick, progress)
+
+
+def _run(seed: int, quick: bool, progress: Progress) -> Demo:
     start = time.perf_counter()
     laws = squares.Laws.draw()
     progress("image laws: exact and entropic", 0, 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
+
+import torch
 
 import barrow
 
@@ -27,6 +30,21 @@ def need(*modules: str) -> None:
     if missing:
         verb = "are" if len(missing) > 1 else "is"
         raise MissingExtra(f"{' and '.join(missing)} {verb} not installed, but this needs it: {EXTRA}")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the block in one thread.
+
+    The matrices of the studies are small: a second thread brings little on an idle machine, and on a busy one the two
+    wait for each other for most of the time.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Progress(Protocol):
