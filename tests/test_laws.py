@@ -300,7 +300,7 @@ def test_sliced_repeats_with_a_generator_and_in_blocks(monkeypatch):
 
     once = run()
     assert run() == once
-    monkeypatch.setattr(barrow.functional, "CHUNK", 200)
+    monkeypatch.setattr(barrow.ops.chunks, "ENTRIES", 200)
     close(run(), once, rtol=1e-12)
 
 

@@ -7,7 +7,18 @@ import torch
 import barrow
 from barrow import Dense, Incompatible, Points, Problem, Sinkhorn, SolveError, Status, certify
 from barrow.solve import attempt
-from problems import F64, KINDS, Known, backwards, check_solution, check_truth_inside, cloud, dirichlet, uniform
+from problems import (
+    F64,
+    KINDS,
+    Known,
+    backwards,
+    check_solution,
+    check_truth_inside,
+    cloud,
+    dirichlet,
+    small_chunks,
+    uniform,
+)
 
 INF = math.inf
 
@@ -136,12 +147,6 @@ class Recorder:
             return found
 
         monkeypatch.setattr(Points, "block", recording)
-
-
-def small_chunks(monkeypatch, size):
-    for module in (barrow.cost, barrow.plan):
-        monkeypatch.setattr(module, "CHUNK", size)
-    monkeypatch.setattr(barrow.solvers.sinkhorn, "CACHED", 0)
 
 
 @pytest.mark.parametrize("rho", [INF, 1.0, (INF, 2.0)])
