@@ -3,18 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+# An editable install knows the modules by name, so it is renewed when one appears or goes.
+MODULES := $(sort $(shell find src -name '*.py'))
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # An activated environment or a stray path must not change what is tested.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format lint types layers unit bench sanitize clean
+.PHONY: FORCE help setup demo test format lint types layers unit bench sanitize clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: $(NATIVE)
+.build/modules.txt: FORCE
+	@mkdir -p .build
+	@echo '$(MODULES)' | cmp -s - $@ || echo '$(MODULES)' > $@
+
+$(VENV)/.installed: $(NATIVE) .build/modules.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "barrow needs Python 3.11 or newer; $$($(PYTHON) --version) is too old: make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot create $(VENV): install your system's venv package (Debian: apt-get install python3-venv python3-dev)"; exit 1; }
 	$(BIN)/pip install --quiet torch==2.13.0 numpy cmake ninja nanobind scikit-build-core

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barrow import Dense, DensePlan, GibbsPlan, Points, SparsePlan, Tree
-from barrow import cost as cost_module
 
 F64 = torch.float64
 # Root 0; inner nodes 3 and 5; leaves 1, 2, 4, 6, 7.
@@ -112,8 +111,7 @@ def test_chunks_change_nothing(make, batch, monkeypatch):
     for t in cost.tensors:
         t.requires_grad_()
     gradient = cost.vjp(plan, torch.ones(batch, dtype=F64))
-    monkeypatch.setattr(cost_module, "CHUNK", 2 * m)
-    monkeypatch.setattr("barrow.plan.CHUNK", 2 * m)
+    monkeypatch.setattr("barrow.ops.chunks.ENTRIES", 2 * m)
     assert len(list(cost.chunks())) == math.ceil(n / 2)
     assert len(list(plan.chunks())) >= math.ceil(n / 2)
     pieces = [cost.softmin(h, epsilon, -1) for epsilon in (0, 0.3)]

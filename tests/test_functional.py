@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 import barrow
-from barrow import ConvergenceWarning, Points, Problem, Tree, functional
+from barrow import ConvergenceWarning, Points, Problem, Tree
 
 F64 = torch.float64
 TREE = Tree(torch.tensor([-1, 0, 0, 0, 3, 3]), torch.ones(6, dtype=F64))
@@ -242,7 +242,7 @@ def test_blocks_of_directions_change_nothing(monkeypatch, weighted):
     a = weights(2, 6) if weighted else None
     whole = barrow.sliced_wasserstein(x, y, a, n_projections=10, generator=generator())
     (gradient,) = torch.autograd.grad(whole.sum(), x)
-    monkeypatch.setattr(functional, "CHUNK", 3 * 2 * 12)
+    monkeypatch.setattr("barrow.ops.chunks.ENTRIES", 3 * 2 * 12)
     pieces = barrow.sliced_wasserstein(x, y, a, n_projections=10, generator=generator())
     assert torch.allclose(pieces, whole, rtol=1e-12)
     assert torch.allclose(torch.autograd.grad(pieces.sum(), x)[0], gradient, rtol=1e-10)

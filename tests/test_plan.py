@@ -122,7 +122,7 @@ def test_chunks_change_nothing(make, batch, monkeypatch):
     plan = make(*batch)
     v, whole = rand(M), plan.marginals()
     applied = plan @ v
-    monkeypatch.setattr("barrow.plan.CHUNK", 2 * M)
+    monkeypatch.setattr("barrow.ops.chunks.ENTRIES", 2 * M)
     pieces = plan.marginals()
     assert all(torch.allclose(a, b, rtol=1e-14) for a, b in zip(whole, pieces, strict=True))
     assert torch.allclose(plan @ v, applied, rtol=1e-14)

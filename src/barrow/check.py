@@ -101,6 +101,22 @@ def exponent(name: str, p: object) -> float:
     return p
 
 
+def ground_norm(name: str, value: object) -> float:
+    """Refuse a norm that is not 1, 2 or inf."""
+    value = number(name, value)
+    if value not in (1, 2, math.inf):
+        raise ValueError(f"{name} is {value}, but the ground norms are 1, 2 and inf")
+    return value
+
+
+def penalties(name: str, value: object) -> tuple[float, float]:
+    """Refuse what is neither a positive number (inf is one) nor a pair of them."""
+    both = value if isinstance(value, Sequence) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"{name} is {value!r}, but it must be a number or a pair ({name}_a, {name}_b)")
+    return positive(name, both[0], infinite=True), positive(name, both[1], infinite=True)
+
+
 def number(name: str, value: object) -> float:
     """Refuse what is not one real number (a 0-dimensional tensor is one)."""
     if isinstance(value, Tensor):

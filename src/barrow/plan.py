@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import CHUNK, Cost
+from barrow.cost import Cost
+from barrow.ops.chunks import row_ranges
 
 Pick = Callable[[Cost], Tensor]
 
@@ -76,10 +77,9 @@ class Plan(abc.ABC):
         return self.block(0, self.shape[-2])
 
     def chunks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that keep a working set at a few megabytes."""
+        """Ranges of rows that keep a working set small."""
         *batch, n, m = self.shape
-        step = max(1, CHUNK // max(1, math.prod(batch) * m))
-        return ((start, min(start + step, n)) for start in range(0, n, step))
+        return row_ranges(n, math.prod(batch) * m)
 
     def __repr__(self) -> str:
         *batch, n, m = self.shape
@@ -101,13 +101,25 @@ def _columns(v: object, plan: Plan) -> tuple[Tensor, bool]:
 class SparsePlan(Plan):
     """A list of arcs: ``mass`` (..., k) from ``rows`` (..., k) to ``cols`` (..., k).
 
-    Repeated pairs add up; padding is mass 0. ``shape`` is the full (..., n, m).
+    Repeated pairs add up; padding is mass 0 at any pair. ``size`` is (n, m).
+
+    Raises:
+        ValueError: rows, cols and mass of different shapes, or indices that are not integers.
     """
 
     rows: Tensor
     cols: Tensor
     mass: Tensor
     size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        shapes = [check.shape(t) for t in (self.rows, self.cols, self.mass)]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"rows, cols and mass have shapes {', '.join(shapes)}, but they list the same arcs")
+        if self.rows.dtype != torch.long or self.cols.dtype != torch.long:
+            raise ValueError(
+                f"rows and cols have dtypes {self.rows.dtype} and {self.cols.dtype}, but indices are int64"
+            )
 
     @property
     def shape(self) -> torch.Size:

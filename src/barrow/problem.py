@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -80,9 +79,7 @@ class Problem:
         epsilon = check.number("epsilon", epsilon)
         if epsilon < 0 or math.isinf(epsilon):
             raise ValueError(f"epsilon is {epsilon}, but it must be finite and at least 0 (0 is exact transport)")
-        both = rho if isinstance(rho, Sequence) else (rho, rho)
-        if len(both) != 2:
-            raise ValueError(f"rho is {rho!r}, but it must be a number or a pair (rho_a, rho_b)")
+        both = check.penalties("rho", rho)
         if reference is not None:
             if epsilon == 0:
                 raise ValueError("reference is given but epsilon is 0: without an entropy no reference is used")
@@ -94,7 +91,7 @@ class Problem:
             ("a", a),
             ("b", b),
             ("epsilon", epsilon),
-            ("rho", tuple(check.positive("rho", side, infinite=True) for side in both)),
+            ("rho", both),
             ("reference", reference),
             ("uniform", uniform),
         ):

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from barrow import functional
+from barrow import check, functional
 from barrow.cost import Tree
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "p": check.exponent,
+    "exponent": check.exponent,
+    "norm": check.ground_norm,
+    "epsilon": check.positive,
+    "rho": check.penalties,
+    "tol": check.positive,
+    "max_steps": check.whole,
+    "n_projections": check.whole,
+}
 
 
 class _Stored(nn.Module):
@@ -19,8 +31,10 @@ class _Stored(nn.Module):
         super().__init__()
         self.names = tuple(options)
         for name, value in options.items():
+            if name in _CHECKS:
+                _CHECKS[name](name, value)
             if isinstance(value, Tensor):
-                self.register_buffer(name, value)
+                self.register_buffer(name, value.detach().clone())
             else:
                 setattr(self, name, value)
 

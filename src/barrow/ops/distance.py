@@ -25,6 +25,8 @@ def roundings(d: int, p: float) -> float:
 
 def all_pairs(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
     """|x_i - y_j|_norm^p for x (..., n, d) and y (..., m, d): (..., n, m)."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return all_pairs(x.float(), y.float(), p, norm).to(x.dtype)
     if math.isinf(norm):
         # The gradient of cdist is no subgradient where several coordinates share the maximum.
         sides = ((x[..., :, None, k] - y[..., None, :, k]).abs() for k in range(x.shape[-1]))

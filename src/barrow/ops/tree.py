@@ -7,6 +7,7 @@ sums, and its transpose (a sum over the ancestors of each leaf) is a prefix sum 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -25,6 +26,28 @@ class Topology:
     preorder: Tensor  # (N,) rank of each node in depth-first order
     preorder_stop: Tensor  # (N,) the nodes of the subtree have ranks [preorder, preorder_stop)
     levels: tuple[Tensor, ...]  # nodes by depth, the root alone first
+
+    @functools.cached_property
+    def meeting_points(self) -> Tensor:
+        """Sparse table: entry (k, i) is the meeting point of leaves i .. i + 2^k in depth-first order.
+
+        Of several nodes on the path between two leaves the shallowest is an ancestor of the others: the least preorder.
+        """
+        if self.leaves.numel() == 1:
+            return self.leaves[None]
+        # Leaves i and i + 1 meet at the parent of the one subtree that begins at i + 1 while its parent's began before.
+        child = (self.parent >= 0).nonzero()[:, 0]
+        up = self.parent[child]
+        later = self.leaf_start[child] > self.leaf_start[up]
+        gaps = torch.empty_like(self.leaves[1:])
+        gaps[self.leaf_start[child[later]] - 1] = up[later]
+        rows = [gaps]
+        while 2 ** len(rows) <= gaps.numel():
+            half = 2 ** (len(rows) - 1)
+            low = rows[-1]
+            high = torch.cat((low[half:], low[-1:].expand(half)))
+            rows.append(torch.where(self.preorder[low] < self.preorder[high], low, high))
+        return torch.stack(rows)
 
     @staticmethod
     def of(parent: Tensor) -> Topology:
@@ -118,7 +141,7 @@ def lowest_common_ancestors(tree: Topology, rows: Tensor, cols: Tensor) -> Tenso
     """
     first, last = tree.leaf_rank[rows], tree.leaf_rank[cols]
     first, last = torch.minimum(first, last), torch.maximum(first, last)
-    table = _meeting_points(tree)
+    table = tree.meeting_points
     span = (last - first).clamp_min(1)
     k = (span.double().log2().floor()).long()
     k = torch.where((1 << k) > span, k - 1, k)
@@ -126,33 +149,6 @@ def lowest_common_ancestors(tree: Topology, rows: Tensor, cols: Tensor) -> Tenso
     right = table[k, (last - (1 << k)).clamp(0, table.shape[1] - 1)]
     meet = torch.where(tree.preorder[left] < tree.preorder[right], left, right)
     return torch.where(first == last, tree.leaves[rows], meet)
-
-
-def _meeting_points(tree: Topology) -> Tensor:
-    """Sparse table: entry (k, i) is the meeting point of leaves i .. i + 2^k in depth-first order.
-
-    Of several nodes on the path between two leaves the shallowest is an ancestor of the others: the least preorder.
-    """
-    order = tree.leaves[tree.leaf_order]
-    L = order.numel()
-    if L == 1:
-        return order[None]
-    # The meeting point of neighbouring leaves i and i + 1 is the deepest node whose leaves contain both. Writing the
-    # levels from the root down leaves the deepest at the end.
-    gaps = order.new_zeros(L - 1)
-    for level in tree.levels:
-        count = tree.leaf_stop[level] - tree.leaf_start[level] - 1
-        owner = torch.repeat_interleave(level, count)
-        first = torch.repeat_interleave(count.cumsum(0) - count, count)
-        offset = torch.arange(owner.numel(), device=order.device) - first
-        gaps[tree.leaf_start[owner] + offset] = owner
-    rows = [gaps]
-    while 2 ** len(rows) <= L - 1:
-        half = 2 ** (len(rows) - 1)
-        low = rows[-1]
-        high = torch.cat((low[half:], low[-1:].expand(half)))
-        rows.append(torch.where(tree.preorder[low] < tree.preorder[high], low, high))
-    return torch.stack(rows)
 
 
 def leaf_min_plus(tree: Topology, length: Tensor, h: Tensor) -> Tensor:

@@ -68,14 +68,17 @@ def tree_matching_reference(parent: Tensor, leaves: Tensor, a: Tensor, b: Tensor
     return rows, cols, mass
 
 
-@torch.library.custom_op("barrow::tree_matching", mutates_args=(), device_types="cpu")
-def _tree_matching(parent: Tensor, leaves: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def match_now(parent: Tensor, leaves: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`tree_matching` past torch's dispatcher, for callers that neither compile nor vmap."""
     rows, cols, mass = _room(a)
     threads = torch.get_num_threads()
     _core.tree_matching(
         parent.contiguous(), leaves.contiguous(), a.contiguous(), b.contiguous(), threads, rows, cols, mass
     )
     return rows, cols, mass
+
+
+_tree_matching = torch.library.custom_op("barrow::tree_matching", match_now, mutates_args=(), device_types="cpu")
 
 
 @_tree_matching.register_fake

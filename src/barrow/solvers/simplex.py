@@ -6,7 +6,7 @@ import dataclasses
 from typing import final
 
 from barrow import check
-from barrow.ops.network_simplex import network_simplex
+from barrow.ops.network_simplex import solve_now
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
@@ -46,7 +46,7 @@ class Simplex(Solver):
     def run(self, problem: Problem, start: Start | None) -> Witness:
         device = problem.a.device
         C = problem.cost.dense().cpu()
-        solved = network_simplex(
+        solved = solve_now(
             problem.a.cpu(), problem.b.cpu(), C.expand(problem.a.shape[0], *problem.shape), max_steps=self.max_steps
         )
         rows, cols, mass, f, g, codes, steps = (t.to(device) for t in solved)

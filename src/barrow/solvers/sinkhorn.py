@@ -11,13 +11,14 @@ from torch import Tensor
 
 from barrow import check
 from barrow.certify import bracket, gibbs, within
-from barrow.cost import CHUNK, Cost, Dense
+from barrow.cost import Cost, Dense
+from barrow.ops.chunks import ENTRIES
 from barrow.problem import Problem, log_ratio, step
 from barrow.solution import Status, Witness
 from barrow.solvers.base import Solver, Start
 
 PERIOD = 8  # sweeps between two judgements of the over-relaxation
-CACHED = 8 * CHUNK  # entries of a cost matrix that are kept rather than computed again in every sweep
+CACHED = 8 * ENTRIES  # entries of a cost matrix that are kept rather than computed again in every sweep
 
 
 @final

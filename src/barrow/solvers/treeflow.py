@@ -9,7 +9,7 @@ import torch
 
 from barrow.cost import Tree
 from barrow.ops.tree import ancestor_sum, subtree_sum
-from barrow.ops.tree_matching import tree_matching
+from barrow.ops.tree_matching import match_now
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
@@ -44,7 +44,7 @@ class TreeFlow(Solver):
         tree = cost.topology
         phi = subtree_sum(tree, problem.a - problem.b)
         f = ancestor_sum(tree, phi.sign() * cost.edge_length)[..., tree.leaves]
-        rows, cols, mass = tree_matching(tree.parent.cpu(), tree.leaves.cpu(), problem.a.cpu(), problem.b.cpu())
+        rows, cols, mass = match_now(tree.parent.cpu(), tree.leaves.cpu(), problem.a.cpu(), problem.b.cpu())
         device = f.device
         plan = SparsePlan(rows.to(device), cols.to(device), mass.to(device), problem.shape)
         done = torch.zeros(f.shape[0], dtype=torch.long, device=device)

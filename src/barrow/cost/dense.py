@@ -1,0 +1,82 @@
+"""A matrix of costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from barrow import check
+from barrow.cost.base import Cost, blockwise_c_transform, reshape_batch
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dense(Cost):
+    """A cost matrix C (..., n, m). Any numbers: negative ones are legal, and no metric is needed.
+
+    Raises:
+        ValueError: not a floating-point tensor with at least two dimensions, none empty.
+
+    >>> Dense(torch.eye(2)).softmin(torch.zeros(2), 0, axis=-1)
+    tensor([0., 0.])
+    """
+
+    C: Tensor
+
+    def __post_init__(self) -> None:
+        C = check.real_tensor("C", self.C, what="a cost matrix")
+        if C.dim() < 2 or C.shape[-1] == 0 or C.shape[-2] == 0:
+            raise ValueError(f"C has shape {check.shape(C)}, but a cost matrix has shape (..., n, m) with n, m >= 1")
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.C,)
+
+    def replace(self, *tensors: Tensor) -> Dense:
+        return Dense(*tensors)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.C.shape[-2], self.C.shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.C.shape[:-2]
+
+    @property
+    def T(self) -> Dense:
+        return Dense(self.C.mT)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        return self.C[..., start:stop, :]
+
+    def pairs(self, rows: Tensor, cols: Tensor) -> Tensor:
+        if self.C.dim() == 2:
+            return self.C[rows, cols]
+        flat = self.C.flatten(-2)
+        index = rows * self.C.shape[-1] + cols
+        batch = torch.broadcast_shapes(flat.shape[:-1], index.shape[:-1])
+        return flat.expand(*batch, flat.shape[-1]).gather(-1, index.expand(*batch, index.shape[-1]))
+
+    def c_transform(self, h: Tensor) -> Tensor:
+        return blockwise_c_transform(self, h)
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        return self.C.amin((-2, -1)), self.C.amax((-2, -1))
+
+    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+        return self.C.amax((-2, -1)) * u.sum(-1) * v.sum(-1)
+
+    @property
+    def roundings(self) -> float:
+        return 0
+
+    def reshape_batch(self, batch_shape: Sequence[int], to: Sequence[int]) -> Dense:
+        return Dense(reshape_batch(self.C, 2, batch_shape, to))
+
+    def select(self, index: Tensor) -> Dense:
+        return Dense(self.C[index]) if self.batch_shape else self
