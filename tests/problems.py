@@ -25,6 +25,7 @@ from barrow import Dense, Points, Problem, Solution, Status, Tree
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
+LIMITS = ("CHUNK", "ENTRIES")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,11 +85,12 @@ def random_parents(nodes: int, seed: int) -> Tensor:
 
 
 def small_chunks(monkeypatch: Any, size: int) -> None:
-    """Look at ``size`` entries of a cost matrix at a time, and keep none, whichever module reads these limits."""
-    found = [module for name, module in sys.modules.items() if name.startswith("barrow.") and hasattr(module, "CHUNK")]
-    assert found, "nothing reads CHUNK any more"
-    for module in found:
-        monkeypatch.setattr(module, "CHUNK", size)
+    """Look at ``size`` entries of a cost matrix at a time, and keep none, wherever these limits are read."""
+    named = [(module, name) for path, module in sys.modules.items() if path.startswith("barrow.") for name in LIMITS]
+    found = [(module, name) for module, name in named if hasattr(module, name)]
+    assert found, "nothing reads these limits any more"
+    for module, name in found:
+        monkeypatch.setattr(module, name, size)
     monkeypatch.setattr(barrow.solvers.sinkhorn, "CACHED", 0)
 
 

@@ -21,6 +21,7 @@ from problems import (
     permutation,
     random_parents,
     seeds,
+    small_chunks,
     small_entropic,
     tree_metric,
     tree_paths,
@@ -300,7 +301,7 @@ def test_sliced_repeats_with_a_generator_and_in_blocks(monkeypatch):
 
     once = run()
     assert run() == once
-    monkeypatch.setattr(barrow.ops.chunks, "ENTRIES", 200)
+    small_chunks(monkeypatch, 200)
     close(run(), once, rtol=1e-12)
 
 
