@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import operator
 from typing import SupportsIndex
@@ -25,7 +26,7 @@ def positive_integer(name: str, value: SupportsIndex) -> int:
     return number
 
 
-class _Normalised(nn.Module):
+class _Normalised(nn.Module, abc.ABC):
     """A linear layer that stores `raw_weight` and multiplies by a function of it.
 
     Nothing is cached: the weight is recomputed from `raw_weight` at each access, so it cannot be stale after a step,
@@ -65,9 +66,9 @@ class _Normalised(nn.Module):
                 nn.init.uniform_(self.bias, -bound, bound)
 
     @property
+    @abc.abstractmethod
     def weight(self) -> Tensor:
         """The matrix (out_features, in_features) that inputs are multiplied by; differentiable."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""

@@ -98,7 +98,7 @@ def _room(batch: int, a: Tensor, n: int, m: int) -> _Seven:
 def solve_now(a: Tensor, b: Tensor, C: Tensor, *, max_steps: int | None = None) -> SimplexResult:
     """:func:`network_simplex` past torch's dispatcher, for callers that neither compile nor vmap.
 
-    The dispatcher of a custom operator costs 0.1 ms a call, and a second at the first one, when it imports the compiler.
+    The dispatcher of a custom operator costs 0.1 ms a call, and a second at the first, when it imports the compiler.
     """
     return SimplexResult(*_kernel(a, b, C, -1 if max_steps is None else max(0, max_steps)))
 

@@ -17,6 +17,10 @@ from barrow.problem import Problem, log_ratio, step
 from barrow.solution import Status, Witness
 from barrow.solvers.base import Solver, Start
 
+HOLD = 0.05  # epsilon: a level of the annealing is settled when potentials move less than this share of it in a sweep
+LONGEST = 40  # sweeps at most on a level
+LAST = 16  # times the final epsilon: levels below are passed quickly
+SETTLED = 4  # sweeps at the final epsilon before the first proof is sought
 PERIOD = 8  # sweeps between two judgements of the over-relaxation
 CACHED = 8 * ENTRIES  # entries of a cost matrix that are kept rather than computed again in every sweep
 
@@ -74,9 +78,9 @@ class Sinkhorn(Solver):
                 break
             change = state.sweep()
             steps[active] = count
-            annealed = count >= state.levels
-            hopeful = bool((change * factor <= self.tol).any()) or count >= max(1.5 * last_check, state.levels + 4)
-            if not annealed or not (hopeful or count == self.max_steps):
+            ready = state.age >= SETTLED
+            hopeful = bool((ready & (change * factor <= self.tol)).any())
+            if not hopeful and not (bool(ready.any()) and count >= 1.5 * last_check) and count < self.max_steps:
                 continue
             # The proof costs a few sweeps, so it is sought when the last one predicts success, or at growing intervals.
             last_check = count
@@ -102,27 +106,28 @@ class _State:
     f: Tensor
     g: Tensor
     epsilon: Tensor  # (B,) the annealed strength of the entropy
-    levels: int  # sweeps until every problem has reached its own epsilon
+    level: Tensor  # (B,) sweeps at this epsilon
+    age: Tensor  # (B,) sweeps at the epsilon of the problem
     omega: Tensor  # (B,) the over-relaxation in force
     mark: Tensor  # (B,) how far f moved in the sweep that omega was last judged at
-    sweeps: int = 0
 
     @staticmethod
     def begin(problem: Problem, start: Start | None) -> _State:
         n, m = problem.shape
         low, high = problem.cost.limits()
         target = torch.full_like(problem.a[:, 0], problem.epsilon)
-        epsilon, levels = target, 0
+        epsilon = target
         f, g = (torch.zeros_like(w) for w in (problem.a, problem.b))
         if start is not None:
             f, g = start
         elif target.numel():
             epsilon = torch.maximum((high - low).expand_as(target), target)
-            levels = math.ceil(math.log2(max(float((epsilon / target).max()), 1.0)))
         entries = math.prod(problem.cost.batch_shape) * n * m
         cost = Dense(problem.cost.dense()) if entries <= CACHED else problem.cost
-        one = torch.ones_like(target)
-        return _State(problem, cost, f, g, epsilon, levels, omega=one, mark=torch.full_like(one, torch.nan))
+        zero, one = torch.zeros_like(target), torch.ones_like(target)
+        return _State(
+            problem, cost, f, g, epsilon, level=zero, age=zero, omega=one, mark=torch.full_like(one, torch.nan)
+        )
 
     def select(self, index: Tensor) -> _State:
         if len(index) == len(self.epsilon):
@@ -133,10 +138,10 @@ class _State:
             self.f[index],
             self.g[index],
             self.epsilon[index],
-            self.levels,
+            self.level[index],
+            self.age[index],
             self.omega[index],
             self.mark[index],
-            self.sweeps,
         )
 
     def sweep(self) -> Tensor:
@@ -150,19 +155,35 @@ class _State:
             soft = self.cost.softmin(self.f + eps * r.log(), epsilon, -1)
             self.f = self.g = (self.f + step(rho_a, eps, soft, 0.0)) / 2
         else:
-            shift, omega = self._translation()[:, None], self.omega[:, None]
+            shift = self._translation()[:, None]
             f, g = self.f + shift, self.g - shift
+            # On the last levels both sides step at once, half way: what is nearly symmetric stays so. Plain sweeps raise
+            # f and lower g atom by atom there, and at the final epsilon nothing decays as slowly as that.
+            together = ((epsilon > problem.epsilon) & (epsilon <= LAST * problem.epsilon))[:, None]
+            length = torch.where(together, 0.5, self.omega[:, None])
             soft = self.cost.softmin(f + eps * r.log(), epsilon, -2)
-            self.g = g + omega * (step(rho_b, eps, soft, log_ratio(problem.b, s)) - g)
-            soft = self.cost.softmin(self.g + eps * s.log(), epsilon, -1)
-            self.f = f + omega * (step(rho_a, eps, soft, log_ratio(problem.a, r)) - f)
-        self.epsilon = torch.maximum(epsilon / 2, torch.full_like(epsilon, problem.epsilon))
-        self.sweeps += 1
+            self.g = g + length * (step(rho_b, eps, soft, log_ratio(problem.b, s)) - g)
+            soft = self.cost.softmin(torch.where(together, g, self.g) + eps * s.log(), epsilon, -1)
+            self.f = f + length * (step(rho_a, eps, soft, log_ratio(problem.a, r)) - f)
         moved = torch.where(problem.a > 0, problem.a * (self.f - before).abs(), 0).sum(-1)
         moved = moved / (epsilon * problem.a.sum(-1))
-        if not problem.symmetric and self.sweeps > self.levels and (self.sweeps - self.levels) % PERIOD == 0:
+        self._anneal(moved)
+        if not problem.symmetric:
             self._relax(moved)
         return moved
+
+    def _anneal(self, moved: Tensor) -> None:
+        """Halve epsilon where the level is settled, or hopeless.
+
+        Mass that must cross a gap of many epsilon is seen at large epsilon only: a level that is left too early is paid
+        for at all later ones. The last levels are passed at one sweep each.
+        """
+        target = torch.full_like(self.epsilon, self.exact.epsilon)
+        self.age = torch.where(self.epsilon > target, 0, self.age + 1)
+        self.level = self.level + 1
+        leave = (moved <= HOLD) | (self.level >= LONGEST) | (self.epsilon <= LAST * target)
+        self.epsilon = torch.where(leave, torch.maximum(self.epsilon / 2, target), self.epsilon)
+        self.level = torch.where(leave, 0, self.level)
 
     def _relax(self, moved: Tensor) -> None:
         """Choose omega from the observed rate of decay.
@@ -172,15 +193,16 @@ class _State:
         is below its best value 2 / (1 + sqrt(1 - theta)). An observed lambda gives theta, and theta a better omega;
         early estimates are too small, which is the safe side. Growth sends a problem back to plain sweeps.
         """
+        due = (self.age > 0) & (self.age % PERIOD == 0)
         rate = (moved / self.mark).pow(1 / PERIOD)
         theta = ((rate + self.omega - 1).square() / (rate * self.omega.square())).clamp(0, 1 - 1e-6)
         best = 2 / (1 + (1 - theta).sqrt())
         # Above its best value omega only rotates modes of modulus omega - 1: nothing is learned about theta there.
-        learned = (rate < 1) & (rate > self.omega - 1)
+        learned = due & (rate < 1) & (rate > self.omega - 1)
         before = self.omega
-        self.omega = torch.where(rate >= 1, 1.0, torch.where(learned, torch.maximum(best, before), before))
+        self.omega = torch.where(learned, torch.maximum(best, before), torch.where(due & (rate >= 1), 1.0, before))
         # A new omega changes the length of a step before its decay: it is judged only after a period of rest.
-        self.mark = torch.where(self.omega == before, moved, torch.nan)
+        self.mark = torch.where(due, torch.where(self.omega == before, moved, torch.nan), self.mark)
 
     def _translation(self) -> Tensor:
         """The constant that, added to f and taken from g, raises the dual most: what unbalanced sweeps are slow at."""
