@@ -157,7 +157,7 @@ class _State:
         else:
             shift = self._translation()[:, None]
             f, g = self.f + shift, self.g - shift
-            # On the last levels both sides step at once, half way: what is nearly symmetric stays so. Plain sweeps raise
+            # On the last levels both sides step at once, half way: what is nearly symmetric stays so. Plain sweeps lift
             # f and lower g atom by atom there, and at the final epsilon nothing decays as slowly as that.
             together = ((epsilon > problem.epsilon) & (epsilon <= LAST * problem.epsilon))[:, None]
             length = torch.where(together, 0.5, self.omega[:, None])
