@@ -373,3 +373,24 @@ def test_values_are_one_expression_in_a_larger_graph():
     leaf = moved.detach().requires_grad_()
     (inner,) = torch.autograd.grad(barrow.solve(Problem(Points(leaf, y))).value, leaf)
     assert torch.allclose(whole, 6 * inner)
+
+
+EMPTY_BATCHES = {
+    "line": lambda: Problem(Points(torch.rand(0, 5, 1), torch.rand(0, 4, 1))),
+    "cloud": lambda: Problem(Points(torch.rand(0, 5, 2), torch.rand(0, 4, 2), p=1)),
+    "matrix": lambda: Problem(Dense(torch.rand(2, 0, 3, 3))),
+    "tree": lambda: Problem(Tree(torch.tensor([-1, 0, 0]), torch.ones(3)), *torch.rand(2, 0, 2)),
+    "entropic": lambda: Problem(Points(torch.rand(0, 5, 2), torch.rand(0, 4, 2)), epsilon=0.1),
+    "unbalanced": lambda: Problem(Points(torch.rand(0, 5, 1), torch.rand(0, 4, 1)), epsilon=0.1, rho=1.0),
+}
+
+
+@pytest.mark.parametrize("make", EMPTY_BATCHES.values(), ids=EMPTY_BATCHES)
+def test_a_batch_of_no_problems_has_no_solutions(make):
+    problem = make()
+    s = solve(problem)
+    assert s.value.shape == s.bounds.lower.shape == s.codes.shape == problem.batch_shape
+    assert s.f.shape == (*problem.batch_shape, problem.shape[0])
+    assert s.plan.shape == (*problem.batch_shape, *problem.shape)
+    assert s.converged
+    assert "no problems" in repr(s)

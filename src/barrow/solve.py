@@ -142,9 +142,9 @@ class _Value(torch.autograd.Function):
         ctx: Any, value: Tensor, problem: Problem, plan: Plan, f: Tensor, g: Tensor, *sources: Tensor
     ) -> Tensor:
         ctx.problem, ctx.plan, ctx.f, ctx.g = problem.detach(), plan, f, g
-        ctx.save_for_backward(*sources)  # so that torch sees when one is changed in place before the backward pass
         ctx.needs = [t.requires_grad for t in sources]
-        ctx.save_for_backward(*sources)  # only so that a second derivative finds its way to the refusal
+        # Saved so that torch sees when one is changed in place, and a second derivative finds its way to the refusal.
+        ctx.save_for_backward(*sources)
         return value.clone()
 
     @staticmethod

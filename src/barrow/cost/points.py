@@ -83,7 +83,7 @@ class Points(Cost):
             return blockwise_c_transform(self, h)
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
         x, y, h = (t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (self.x[..., 0], self.y[..., 0], h))
-        return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, -1)
+        return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, self.shape[0])
 
     def limits(self) -> tuple[Tensor, Tensor]:
         low = torch.minimum(self.x.amin(-2), self.y.amin(-2))
