@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help setup demo test format lint types layers unit bench sanitize clean
+.PHONY: FORCE help setup demo test format lint types layers native unit bench sanitize clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ setup: $(VENV)/.installed ## create .venv, build the C++ core, install pinned de
 demo: setup ## the main job on real input: one table, one picture (demo.png)
 	$(BIN)/barrow demo --output demo.png
 
-test: setup lint types layers unit ## everything that CI checks
+test: setup lint types layers native unit ## everything that CI checks
 	$(BIN)/barrow demo --quick --output .build/demo.png
 	@echo "make test: all green"
 
@@ -49,6 +49,14 @@ types: setup
 
 layers: setup
 	$(BIN)/lint-imports
+
+# The same driver as `sanitize`, at full speed: it reaches what Python cannot, such as every instruction-set level.
+native: .build/native/check_core
+	.build/native/check_core
+
+.build/native/check_core: tests/native/check_core.cpp $(wildcard csrc/*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++20 -O2 -Wall -Wextra -pthread -Icsrc $< -o $@
 
 # Two workers with one thread each: on two cores more only wait for one another.
 unit: setup ## unit tests, laws, doctests, README
