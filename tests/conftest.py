@@ -1,6 +1,5 @@
-"""One thread a worker, the same random numbers every time, and no deadlines."""
+"""One thread, the same random numbers every time, and no deadlines."""
 
-import os
 import random
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+torch.set_num_threads(1)  # on small problems threads that wait for each other cost more than they bring
 
 settings.register_profile(
     "barrow", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,6 @@ IMPORTS = {
     "from deel import torchlip": "from barrow.compat import torchlip",
     "from deel.torchlip.functional import kr_loss": "from barrow.compat.torchlip.functional import kr_loss",
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small matrices on a shared machine: threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def reindent(lines: list[str]) -> str:
