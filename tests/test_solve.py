@@ -204,10 +204,13 @@ def test_wrong_arguments():
         solve(THREE, Sinkhorn)
 
 
-def test_bad_data_raises_and_carries_no_solution():
+def test_bad_data_raises_and_carries_a_solution_that_claims_nothing():
     with pytest.raises(BadInput, match="a sums to 2 but b sums to 1") as caught:
         solve(Problem(Points(torch.zeros(2, 3), torch.ones(2, 3)), torch.ones(2)))
-    assert caught.value.solution is None
+    s = caught.value.solution
+    assert s.status is Status.mass_mismatch
+    assert s.value.isnan()
+    assert (s.bounds.lower, s.bounds.upper) == (-math.inf, math.inf)
 
 
 def test_a_failure_carries_the_solution_and_its_bounds():
@@ -394,3 +397,33 @@ def test_a_batch_of_no_problems_has_no_solutions(make):
     assert s.plan.shape == (*problem.batch_shape, *problem.shape)
     assert s.converged
     assert "no problems" in repr(s)
+
+
+@pytest.mark.parametrize("options", [{}, {"epsilon": 0.1}, {"epsilon": 0.1, "rho": 1.0}], ids=str)
+@pytest.mark.parametrize("d", [1, 2])
+def test_a_faulty_problem_does_not_cost_the_batch_its_answers(options, d):
+    x, y = torch.rand(3, 5, d, dtype=torch.float64), torch.rand(3, 4, d, dtype=torch.float64)
+    broken = x.clone()
+    broken[1, 2, 0] = math.nan
+    with pytest.raises(BadInput, match=r"^x\[2, 0\] in problem 1 of 3 is nan") as caught:
+        solve(Problem(Points(broken, y), **options))
+    s, whole = caught.value.solution, solve(Problem(Points(x, y), **options))
+    assert s.status == [Status.converged, Status.not_finite, Status.converged]
+    good = torch.tensor([0, 2])
+    assert torch.allclose(s.value[good], whole.value[good], rtol=1e-12)
+    assert torch.allclose(s.f[good], whole.f[good], rtol=1e-9)
+    assert torch.allclose(s.plan.dense()[good], whole.plan.dense()[good], rtol=1e-9)
+    assert s.value[1].isnan()
+    assert (s.bounds.lower[1], s.bounds.upper[1]) == (-math.inf, math.inf)
+    assert s.f[1].isnan().all()
+    assert s.plan.marginals()[0][1].isnan().any()
+    assert "nan" not in repr(s)
+
+
+def test_a_matrix_that_is_shared_and_faulty_leaves_nothing():
+    C = torch.eye(3)
+    C[1, 2] = math.inf
+    with pytest.raises(BadInput) as caught:
+        solve(Problem(Dense(C), torch.full((2, 3), 1 / 3)))
+    assert caught.value.solution.status == [Status.not_finite] * 2
+    assert "none with a value" in repr(caught.value.solution)

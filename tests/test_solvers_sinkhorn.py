@@ -275,3 +275,15 @@ def test_nothing_is_drawn_from_the_global_generator_and_solves_repeat():
     one, two = barrow.solve(known.problem), barrow.solve(known.problem)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(one.value, two.value)
+
+
+def test_an_answer_does_not_depend_on_the_batch_it_is_in():
+    """Not even within the tolerance: each problem seeks its proof when its own sweeps say so."""
+    x, y = cloud(12, 2, seed=0), cloud(9, 2, seed=1)
+    scales = torch.tensor([0.05, 1.0, 4.0], dtype=x.dtype)
+    together = barrow.solve(Problem(Points(scales[:, None, None] * x, y), epsilon=0.05), Sinkhorn(tol=1e-2))
+    assert len(set(together.steps.tolist())) == 3
+    for k, scale in enumerate(scales):
+        alone = barrow.solve(Problem(Points(scale * x, y), epsilon=0.05), Sinkhorn(tol=1e-2))
+        assert together.steps[k] == alone.steps
+        assert torch.allclose(together.f[k], alone.f, rtol=1e-9, atol=1e-12)

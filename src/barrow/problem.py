@@ -170,6 +170,16 @@ class Problem:
         reference = self.reference and tuple(t[index] for t in self.reference)
         return self._keeping_symmetry(self.cost.select(index), self.a[index], self.b[index], reference)
 
+    def without(self, faulty: Tensor) -> Problem:
+        """A flattened batch with some problems (B,) replaced by uniform weights and costs of 0."""
+        if self.cost.batch_shape:
+            tensors = (t.masked_fill(faulty.reshape(-1, *[1] * (t.dim() - 1)), 0) for t in self.cost.tensors)
+        else:
+            tensors = (t.nan_to_num(0, 0, 0) for t in self.cost.tensors)
+        a, b = (torch.where(faulty[:, None], 1 / w.shape[-1], w) for w in (self.a, self.b))
+        reference = self.reference and tuple(torch.where(faulty[:, None], 1, w) for w in self.reference)
+        return self._keeping_symmetry(self.cost.replace(*tensors), a, b, reference)
+
     def replace(self, *, cost: Cost | None = None, b: Tensor | None = None) -> Problem:
         """The same problem with another cost or right weights."""
         return self._with(cost or self.cost, self.a, self.b if b is None else b, self.reference)

@@ -12,7 +12,10 @@ from barrow.solution import Status
 
 
 class Screened(NamedTuple):
-    """A flattened problem in float64 whose two masses agree, what is wrong with it, and how much was mended."""
+    """A flattened problem in float64 whose two masses agree, what is wrong with it, and how much was mended.
+
+    Problems with a fault are replaced by a harmless one, so that the others of the batch can be solved.
+    """
 
     problem: Problem
     codes: Tensor  # (B,) of Status, 0 where nothing is wrong
@@ -49,7 +52,16 @@ def screen(problem: Problem) -> Screened:
     codes[empty] = Status.no_mass.code
     codes[negative] = Status.negative_weights.code
     codes[unfit] = Status.not_finite.code
+    faulty = codes != 0
+    if bool(faulty.any()):
+        flat, defect = flat.without(faulty), torch.where(faulty, 0, defect)
     return Screened(flat, codes, defect)
+
+
+def faults(codes: Tensor) -> Tensor:
+    """The codes that speak of the data, 0 elsewhere."""
+    bad_input = torch.tensor([status.code for status in Status if status.bad_input], device=codes.device)
+    return torch.where(torch.isin(codes, bad_input), codes, 0)
 
 
 def complaint(problem: Problem, codes: Tensor) -> str:

@@ -146,8 +146,11 @@ class Solution:
             return f"Solution(no problems, {name}"
         fine = int((self.codes == 0).sum())
         how = f"all {count} converged" if fine == count else f"{fine} of {count} converged"
-        low, high = float(self.value.detach().min()), float(self.value.detach().max())
-        worst = float(self.bounds.relative_gap.max())
+        known = ~self.value.detach().isnan()  # faulty problems have no value
+        if not bool(known.any()):
+            return f"Solution({count} problems, none with a value, {name}"
+        low, high = float(self.value.detach()[known].min()), float(self.value.detach()[known].max())
+        worst = float(self.bounds.relative_gap[known].max())
         return (
             f"Solution(values {low:.4g} to {high:.4g}, relative gap at most {worst:.1e}, "
             f"{how} in at most {steps} {unit}, {name}"
@@ -171,4 +174,4 @@ class SolveError(RuntimeError):
 
 
 class BadInput(SolveError, ValueError):
-    """The values of the data make no problem: NaN, negative weights, masses that differ. There is no solution."""
+    """The values of the data make no problem: NaN, negative weights, masses that differ."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.certify import bracket, gibbs, within
+from barrow.certify import Bracket, bracket, gibbs, within
 from barrow.plan import GibbsPlan, Plan
 from barrow.problem import Problem, marginal_slope
-from barrow.screen import complaint, screen
+from barrow.screen import complaint, faults, screen
 from barrow.solution import BadInput, Bounds, Solution, SolveError, Status
 from barrow.solvers.auto import Auto
 from barrow.solvers.base import Solver
@@ -33,7 +33,8 @@ def solve(problem: Problem, solver: Solver | None = None, *, start: Solution | N
 
     Raises:
         Incompatible: the solver cannot solve this problem.
-        BadInput: NaN, negative weights or different masses (a ValueError and a SolveError).
+        BadInput: NaN, negative weights or different masses (a ValueError and a SolveError). The other problems of the
+            batch are solved, and in the solution that it carries.
         SolveError: the certified gap did not reach the solver's tol; carries the Solution with its bounds.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([[3.0, 4.0]])
@@ -43,13 +44,21 @@ def solve(problem: Problem, solver: Solver | None = None, *, start: Solution | N
     Source: Peyre and Cuturi, Computational Optimal Transport, sections 2.5 and 9.1 (envelope theorem).
     """
     solution = attempt(problem, solver, start=start)
+    refuse_faults(problem, solution)
     if not solution.converged:
         raise SolveError(failure(solution), solution)
     return solution
 
 
+def refuse_faults(problem: Problem, solution: Solution) -> None:
+    """Raise BadInput where the data of a problem make no problem."""
+    faulty = faults(solution.codes.flatten())
+    if bool(faulty.any()):
+        raise BadInput(complaint(problem, faulty), solution)
+
+
 def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution | None = None) -> Solution:
-    """:func:`solve`, but a gap above tol is told in the status only."""
+    """:func:`solve`, but what went wrong is told in the status only; a faulty problem has value NaN and no bounds."""
     if not isinstance(problem, Problem):
         raise ValueError(f"problem is a {type(problem).__name__}, but solve takes a barrow.Problem")
     solver = Auto() if solver is None else solver
@@ -63,9 +72,7 @@ def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution |
 
     batch, dtype = problem.batch_shape, check.compute_dtype(problem.dtype)
     with torch.no_grad():
-        flat, codes, defect = screen(problem)
-        if bool(codes.any()):
-            raise BadInput(complaint(problem, codes))
+        flat, fault, defect = screen(problem)
         potentials = start and _start(start, problem)
         witness = solver.run(flat, potentials)
         proof = bracket(flat, witness.plan, witness.f, witness.g, defect)
@@ -76,6 +83,9 @@ def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution |
         plan: Plan = witness.plan
         if isinstance(plan, GibbsPlan):
             plan = gibbs(flat, proof.f, proof.g)  # of the repaired potentials, so that value and gradient agree
+        if bool(fault.any()):
+            codes = torch.where(fault != 0, fault, codes)
+            proof, plan = _blank(fault != 0, proof, plan)
         plan = plan.to(dtype).reshape_batch(batch)
         f, g = (h.to(dtype).reshape(*batch, h.shape[-1]) for h in (proof.f, proof.g))
         value = _round_down(torch.maximum(proof.value, proof.lower), problem.dtype).reshape(batch)
@@ -92,6 +102,19 @@ def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution |
         steps=witness.steps.reshape(batch),
         solver=type(solver).__name__ + _elsewhere(solver, problem),
     )
+
+
+def _blank(faulty: Tensor, proof: Bracket, plan: Plan) -> tuple[Bracket, Plan]:
+    """Nothing is known of faulty problems: NaN everywhere, and bounds that exclude nothing."""
+    hole = torch.where(faulty, torch.nan, 1.0).to(proof.value)[:, None]
+    proof = proof._replace(
+        value=proof.value * hole[:, 0],
+        f=proof.f * hole,
+        g=proof.g * hole,
+        lower=torch.where(faulty, -torch.inf, proof.lower),
+        upper=torch.where(faulty, torch.inf, proof.upper),
+    )
+    return proof, plan.scale(hole.expand_as(proof.f), torch.ones_like(proof.g))
 
 
 def _elsewhere(solver: Solver, problem: Problem) -> str:

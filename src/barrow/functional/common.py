@@ -10,7 +10,7 @@ from torch import Tensor
 from barrow.problem import Problem
 from barrow.screen import mass_tolerance
 from barrow.solution import BadInput, Status
-from barrow.solve import attempt, failure
+from barrow.solve import attempt, failure, refuse_faults
 from barrow.solvers.base import Solver
 
 
@@ -21,6 +21,7 @@ class ConvergenceWarning(UserWarning):
 def value(problem: Problem, solver: Solver | None = None, *, offset: float = 0.0) -> Tensor:
     """The value of a problem less a constant; a warning, once a call site, where it is not certified to tol."""
     solution = attempt(problem, solver)
+    refuse_faults(problem, solution)
     if not solution.converged:
         warnings.warn(failure(solution), ConvergenceWarning, stacklevel=3)
     return solution.value - offset

@@ -72,28 +72,32 @@ class Sinkhorn(Solver):
         codes = torch.full((B,), Status.step_limit.code, device=f.device)
         steps = torch.zeros_like(codes)
         active = torch.arange(B, device=f.device)
-        last_check, factor = 0, torch.full((B,), torch.inf, dtype=f.dtype, device=f.device)
+        sought = torch.zeros(B, device=f.device)  # the sweep at which a proof was last sought
+        factor = torch.full((B,), torch.inf, dtype=f.dtype, device=f.device)  # gap per movement, as last seen
         for count in range(1, self.max_steps + 1):
             if not len(active):
                 break
             change = state.sweep()
             steps[active] = count
-            ready = state.age >= SETTLED
-            hopeful = bool((ready & (change * factor <= self.tol)).any())
-            if not hopeful and not (bool(ready.any()) and count >= 1.5 * last_check) and count < self.max_steps:
+            # A proof costs a few sweeps, so it is sought when the last one predicts success, or at growing intervals.
+            # Each problem decides alone: its answer does not depend on the batch it is in.
+            hopeful = (change * factor <= self.tol) | (count >= 1.5 * sought)
+            due = (hopeful & (state.age >= SETTLED)) | (count == self.max_steps)
+            if not bool(due.any()):
                 continue
-            # The proof costs a few sweeps, so it is sought when the last one predicts success, or at growing intervals.
-            last_check = count
-            f[active], g[active] = state.f, state.g
-            plan = gibbs(state.exact, state.f, state.g)
-            proof = bracket(state.exact, plan, state.f, state.g)
+            pick = due.nonzero()[:, 0]
+            judged = state.select(pick)
+            f[active[pick]], g[active[pick]] = judged.f, judged.g
+            proof = bracket(judged.exact, gibbs(judged.exact, judged.f, judged.g), judged.f, judged.g)
             done = within(proof, self.tol, torch.float64)
-            codes[active[done]] = 0
+            codes[active[pick[done]]] = 0
             gap = (proof.upper - proof.lower) / proof.upper.abs().clamp_min(torch.finfo(f.dtype).tiny)
-            factor = gap / change.clamp_min(torch.finfo(f.dtype).tiny)
-            left = (~done).nonzero()[:, 0]
-            active, factor = active[left], factor[left]
-            state = state.select(left)
+            factor[pick] = gap / change[pick].clamp_min(torch.finfo(f.dtype).tiny)
+            sought[pick] = count
+            stay = torch.ones_like(due)
+            stay[pick[done]] = False
+            left = stay.nonzero()[:, 0]
+            active, factor, sought, state = active[left], factor[left], sought[left], state.select(left)
         return Witness(gibbs(problem, f, g), f, g, codes, steps)
 
 
