@@ -219,7 +219,7 @@ def test_repr():
 # -- c-transforms with structure ---------------------------------------------------------------------------------------
 
 
-def same_minimum(cost, h):
+def assert_same_minimum(cost, h):
     got, expected = cost.c_transform(h), (cost.dense() - h[..., None, :]).amin(-1)
     assert got.shape == expected.shape
     assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
@@ -233,12 +233,12 @@ def test_c_transform_on_a_line(p, x_batch, y_batch, h_batch):
     x = torch.randint(-3, 4, (*x_batch, 30, 1)).double()  # unsorted, with duplicates and ties
     y = torch.randint(-3, 4, (*y_batch, 20, 1)).double()
     h = torch.randint(-5, 5, (*h_batch, 20)).double()
-    same_minimum(Points(x, y, p), h)
-    same_minimum(Points(x + torch.randn_like(x), y, p), h)
+    assert_same_minimum(Points(x, y, p), h)
+    assert_same_minimum(Points(x + torch.randn_like(x), y, p), h)
     h[..., ::3] = -torch.inf
-    same_minimum(Points(x, y, p), h)
+    assert_same_minimum(Points(x, y, p), h)
     for norm in (1, math.inf):  # all one on a line
-        same_minimum(Points(x, y, p, norm), h)
+        assert_same_minimum(Points(x, y, p, norm), h)
 
 
 @given(st.integers(1, 30), st.booleans())
@@ -247,10 +247,10 @@ def test_c_transform_on_a_tree(nodes, ties):
     length = torch.randint(0, 3, (nodes,)).double() if ties else rand(nodes)
     tree = Tree(parent, length)
     h = torch.randint(-3, 3, (2, tree.shape[0])).double()
-    same_minimum(tree, h)
+    assert_same_minimum(tree, h)
     h[0, ::2] = -torch.inf
     if h[0].isfinite().any():
-        same_minimum(tree, h)
+        assert_same_minimum(tree, h)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_a_deep_caterpillar():
     expected = ((place[:, None] - place).abs() + 2).fill_diagonal_(0)
     assert torch.allclose(tree.dense()[:, :-1], expected[:, :-1])
     h = torch.randn(2000, dtype=F64)
-    same_minimum(tree, h)
+    assert_same_minimum(tree, h)
 
 
 def test_the_root_may_have_any_length():

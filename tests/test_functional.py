@@ -324,7 +324,7 @@ def test_too_few_steps_warn_once_and_still_give_a_lower_bound():
     assert value <= exact * 1.02
 
 
-def refuses(words, call, *args, **options):
+def assert_refuses(words, call, *args, **options):
     with pytest.raises(ValueError, match=words) as caught:
         call(*args, **options)
     assert "\n" not in str(caught.value)
@@ -336,25 +336,25 @@ def test_bad_clouds(loss):
     for bad in (math.nan, math.inf):
         spoiled = x.clone()
         spoiled[2, 1] = bad
-        refuses("NaN or infinity", loss, spoiled, y)
-        refuses("NaN or infinity", loss, y, spoiled)
+        assert_refuses("NaN or infinity", loss, spoiled, y)
+        assert_refuses("NaN or infinity", loss, y, spoiled)
         a = weights(5)
         a[1] = bad
-        refuses("NaN or infinity", loss, x, y, a)
+        assert_refuses("NaN or infinity", loss, x, y, a)
     a = weights(5)
     a[0] = -a[0]
-    refuses("weights must not be negative", loss, x, y, a)
-    refuses("different masses", loss, x, y, 2 * weights(5))
-    refuses("no mass", loss, x, y, torch.zeros(5, dtype=F64))
-    refuses("at least one point", loss, x[:0], y)
-    refuses("the last dimension must agree", loss, x, randn(4, 3))
-    refuses(r"use x\.unsqueeze\(-1\)", loss, randn(5), y)
-    refuses(r"expected shape \(\.\.\., 5\)", loss, x, y, weights(4))
-    refuses("must be floating point", loss, x.long(), y)
-    refuses("convert one with", loss, x, y.float())
-    refuses("convert one with", loss, x, y, weights(5).float())
-    refuses("x is a list", loss, [[0.0, 1.0]], y)
-    refuses("do not broadcast", loss, randn(2, 5, 2), randn(3, 4, 2))
+    assert_refuses("weights must not be negative", loss, x, y, a)
+    assert_refuses("different masses", loss, x, y, 2 * weights(5))
+    assert_refuses("no mass", loss, x, y, torch.zeros(5, dtype=F64))
+    assert_refuses("at least one point", loss, x[:0], y)
+    assert_refuses("the last dimension must agree", loss, x, randn(4, 3))
+    assert_refuses(r"use x\.unsqueeze\(-1\)", loss, randn(5), y)
+    assert_refuses(r"expected shape \(\.\.\., 5\)", loss, x, y, weights(4))
+    assert_refuses("must be floating point", loss, x.long(), y)
+    assert_refuses("convert one with", loss, x, y.float())
+    assert_refuses("convert one with", loss, x, y, weights(5).float())
+    assert_refuses("x is a list", loss, [[0.0, 1.0]], y)
+    assert_refuses("do not broadcast", loss, randn(2, 5, 2), randn(3, 4, 2))
 
 
 @every_histogram
@@ -363,27 +363,27 @@ def test_bad_histograms(loss):
     for bad in (math.nan, math.inf):
         spoiled = h.clone()
         spoiled[1] = bad
-        refuses("NaN or infinity", loss, spoiled, t)
-    refuses("weights must not be negative", loss, torch.tensor([1.5, -0.5, 0, 0], dtype=F64), t)
-    refuses("different masses", loss, 2 * h, t)
-    refuses("no mass", loss, torch.zeros(4, dtype=F64), torch.zeros(4, dtype=F64))
-    refuses(r"^h has shape|^t has shape", loss, h[:3], t)
-    refuses(r"^h has shape|^t has shape", loss, h[:0], t[:0])
-    refuses("must be floating point", loss, h.long(), t)
-    refuses("has dtype", loss, h.float(), t)
-    refuses("do not broadcast", loss, weights(2, 4), weights(3, 4))
+        assert_refuses("NaN or infinity", loss, spoiled, t)
+    assert_refuses("weights must not be negative", loss, torch.tensor([1.5, -0.5, 0, 0], dtype=F64), t)
+    assert_refuses("different masses", loss, 2 * h, t)
+    assert_refuses("no mass", loss, torch.zeros(4, dtype=F64), torch.zeros(4, dtype=F64))
+    assert_refuses(r"^h has shape|^t has shape", loss, h[:3], t)
+    assert_refuses(r"^h has shape|^t has shape", loss, h[:0], t[:0])
+    assert_refuses("must be floating point", loss, h.long(), t)
+    assert_refuses("has dtype", loss, h.float(), t)
+    assert_refuses("do not broadcast", loss, weights(2, 4), weights(3, 4))
 
 
 def test_bad_positions():
     u, v = randn(5), randn(4)
     spoiled = u.clone()
     spoiled[0] = math.nan
-    refuses("NaN or infinity", barrow.wasserstein_1d, spoiled, v)
-    refuses("positions must have shape", barrow.wasserstein_1d, u[:0], v)
-    refuses("positions must have shape", barrow.wasserstein_1d, torch.tensor(1.0, dtype=F64), v)
-    refuses("must be floating point", barrow.wasserstein_1d, u.long(), v)
-    refuses("different masses", barrow.wasserstein_1d, u, v, torch.ones(5, dtype=F64))
-    refuses(r"expected shape \(\.\.\., 5\)", barrow.wasserstein_1d, u, v, weights(4))
+    assert_refuses("NaN or infinity", barrow.wasserstein_1d, spoiled, v)
+    assert_refuses("positions must have shape", barrow.wasserstein_1d, u[:0], v)
+    assert_refuses("positions must have shape", barrow.wasserstein_1d, torch.tensor(1.0, dtype=F64), v)
+    assert_refuses("must be floating point", barrow.wasserstein_1d, u.long(), v)
+    assert_refuses("different masses", barrow.wasserstein_1d, u, v, torch.ones(5, dtype=F64))
+    assert_refuses(r"expected shape \(\.\.\., 5\)", barrow.wasserstein_1d, u, v, weights(4))
 
 
 def test_the_mismatch_that_is_told_is_one():
@@ -391,47 +391,47 @@ def test_the_mismatch_that_is_told_is_one():
     a, b = 1e9 * weights(2, 4), 1e9 * weights(2, 4)
     a[1] *= 1e-9
     b[1] *= 1.5e-9
-    refuses(r"a sums to 1 but b sums to 1\.5:", barrow.wasserstein_1d, randn(4), randn(4), a, b)
+    assert_refuses(r"a sums to 1 but b sums to 1\.5:", barrow.wasserstein_1d, randn(4), randn(4), a, b)
 
 
 @pytest.mark.parametrize("epsilon", [0, -1, math.nan, math.inf, None, "small", torch.ones(2)])
 def test_bad_epsilon(epsilon):
     for loss in (barrow.sinkhorn_cost, barrow.sinkhorn_divergence):
-        refuses("^epsilon ", loss, randn(3, 2), randn(3, 2), epsilon=epsilon)
-    refuses("^epsilon ", barrow.label_wasserstein, weights(3), weights(3), rand(3, 3), epsilon=epsilon)
+        assert_refuses("^epsilon ", loss, randn(3, 2), randn(3, 2), epsilon=epsilon)
+    assert_refuses("^epsilon ", barrow.label_wasserstein, weights(3), weights(3), rand(3, 3), epsilon=epsilon)
 
 
 @pytest.mark.parametrize("rho", [0, -1, math.nan, (1, 2, 3), "inf"])
 def test_bad_rho(rho):
     for loss in (barrow.sinkhorn_cost, barrow.sinkhorn_divergence):
-        refuses("^rho ", loss, randn(3, 2), randn(3, 2), epsilon=1, rho=rho)
-    refuses("^rho ", barrow.label_wasserstein, weights(3), weights(3), rand(3, 3), epsilon=1, rho=rho)
+        assert_refuses("^rho ", loss, randn(3, 2), randn(3, 2), epsilon=1, rho=rho)
+    assert_refuses("^rho ", barrow.label_wasserstein, weights(3), weights(3), rand(3, 3), epsilon=1, rho=rho)
 
 
 @pytest.mark.parametrize("p", [0.5, 0, -1, math.nan, math.inf, None])
 def test_bad_exponents(p):
     x = randn(3, 2)
     for loss in (barrow.wasserstein, barrow.transport_cost, barrow.sliced_wasserstein):
-        refuses("^p is ", loss, x, x, p=p)
-    refuses("^p is ", barrow.sinkhorn_divergence, x, x, p=p, epsilon=1)
-    refuses("^p is ", barrow.wasserstein_1d, x[:, 0], x[:, 0], p=p)
-    refuses("^exponent is ", barrow.emd_1d, weights(3), weights(3), p)
-    refuses("^exponent is ", barrow.tree_emd, weights(4), weights(4), TREE, p)
+        assert_refuses("^p is ", loss, x, x, p=p)
+    assert_refuses("^p is ", barrow.sinkhorn_divergence, x, x, p=p, epsilon=1)
+    assert_refuses("^p is ", barrow.wasserstein_1d, x[:, 0], x[:, 0], p=p)
+    assert_refuses("^exponent is ", barrow.emd_1d, weights(3), weights(3), p)
+    assert_refuses("^exponent is ", barrow.tree_emd, weights(4), weights(4), TREE, p)
 
 
 def test_other_bad_options():
     x, h = randn(3, 2), weights(4)
-    refuses("^n_projections is 0", barrow.sliced_wasserstein, x, x, n_projections=0)
-    refuses("^n_projections is 2.5", barrow.sliced_wasserstein, x, x, n_projections=2.5)
-    refuses("^tol is 0", barrow.sinkhorn_cost, x, x, epsilon=1, tol=0)
-    refuses("^max_steps is 0", barrow.sinkhorn_cost, x, x, epsilon=1, max_steps=0)
-    refuses("^norm is 3", barrow.wasserstein, x, x, norm=3)
-    refuses("^tree is a Tensor", barrow.tree_emd, h, h, TREE.length)
-    refuses("the tree has 4 leaves", barrow.tree_emd, weights(3), weights(3), TREE)
+    assert_refuses("^n_projections is 0", barrow.sliced_wasserstein, x, x, n_projections=0)
+    assert_refuses("^n_projections is 2.5", barrow.sliced_wasserstein, x, x, n_projections=2.5)
+    assert_refuses("^tol is 0", barrow.sinkhorn_cost, x, x, epsilon=1, tol=0)
+    assert_refuses("^max_steps is 0", barrow.sinkhorn_cost, x, x, epsilon=1, max_steps=0)
+    assert_refuses("^norm is 3", barrow.wasserstein, x, x, norm=3)
+    assert_refuses("^tree is a Tensor", barrow.tree_emd, h, h, TREE.length)
+    assert_refuses("the tree has 4 leaves", barrow.tree_emd, weights(3), weights(3), TREE)
     for spacing in (0, -1.0, math.nan, math.inf, "wide"):
-        refuses("^spacing is ", barrow.emd_1d, h, h, 1, spacing)
-    refuses("^spacing has shape", barrow.emd_1d, h, h, 1, rand(4))
-    refuses("^spacing contains -1", barrow.emd_1d, h, h, 1, torch.tensor([1.0, -1.0, 1.0], dtype=F64))
-    refuses("^spacing contains", barrow.emd_1d, h, h, 1, torch.tensor([1.0, math.nan, 1.0], dtype=F64))
-    refuses("^spacing contains", barrow.emd_1d, h, h, 1, torch.tensor([1.0, math.inf, 1.0], dtype=F64))
-    refuses("^C has shape", barrow.label_wasserstein, h, h, rand(4), epsilon=1)
+        assert_refuses("^spacing is ", barrow.emd_1d, h, h, 1, spacing)
+    assert_refuses("^spacing has shape", barrow.emd_1d, h, h, 1, rand(4))
+    assert_refuses("^spacing contains -1", barrow.emd_1d, h, h, 1, torch.tensor([1.0, -1.0, 1.0], dtype=F64))
+    assert_refuses("^spacing contains", barrow.emd_1d, h, h, 1, torch.tensor([1.0, math.nan, 1.0], dtype=F64))
+    assert_refuses("^spacing contains", barrow.emd_1d, h, h, 1, torch.tensor([1.0, math.inf, 1.0], dtype=F64))
+    assert_refuses("^C has shape", barrow.label_wasserstein, h, h, rand(4), epsilon=1)

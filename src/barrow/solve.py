@@ -100,7 +100,7 @@ def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution |
         g=g,
         codes=codes.reshape(batch),
         steps=witness.steps.reshape(batch),
-        solver=type(solver).__name__ + _elsewhere(solver, problem),
+        solver=_called(solver, problem),
     )
 
 
@@ -117,9 +117,9 @@ def _blank(faulty: Tensor, proof: Bracket, plan: Plan) -> tuple[Bracket, Plan]:
     return proof, plan.scale(hole.expand_as(proof.f), torch.ones_like(proof.g))
 
 
-def _elsewhere(solver: Solver, problem: Problem) -> str:
-    exact_on_host = type(solver).__name__ in ("Simplex", "TreeFlow")
-    return " on the host" if exact_on_host and problem.cost.device.type != "cpu" else ""
+def _called(solver: Solver, problem: Problem) -> str:
+    moved = solver.on_host and problem.cost.device.type != "cpu"
+    return type(solver).__name__ + (" on the host" if moved else "")
 
 
 def _start(start: Solution, problem: Problem) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,11 @@ class Solver(abc.ABC):
         """Whether a previous solution is of use."""
         return False
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the work is done on the CPU wherever the data are: they are copied once."""
+        return False
+
     def select(self, problem: Problem) -> Solver:
         """The solver that will run: itself."""
         return self

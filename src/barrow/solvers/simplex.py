@@ -40,6 +40,10 @@ class Simplex(Solver):
         if self.max_steps is not None:
             object.__setattr__(self, "max_steps", check.whole("max_steps", self.max_steps, least=0))
 
+    @property
+    def on_host(self) -> bool:
+        return True
+
     def rejects(self, problem: Problem) -> str | None:
         return inexact(problem, "Simplex")
 

@@ -33,6 +33,10 @@ class TreeFlow(Solver):
     Source: Evans and Matsen 2012, equation (5); Le, Yamada, Fukumizu and Cuturi 2019, section 3.
     """
 
+    @property
+    def on_host(self) -> bool:
+        return True
+
     def rejects(self, problem: Problem) -> str | None:
         if not isinstance(problem.cost, Tree):
             return f"TreeFlow needs a Tree cost, got {type(problem.cost).__name__}; use Simplex() or Sinkhorn()"
