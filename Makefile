@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+NATIVE := $(wildcard csrc/*.* csrc/bind/*) CMakeLists.txt pyproject.toml constraints.txt
 # An editable install knows the modules by name, so it is renewed when one appears or goes.
 MODULES := $(sort $(shell find src -name '*.py'))
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -54,7 +54,7 @@ layers: setup
 native: .build/native/check_core
 	.build/native/check_core
 
-.build/native/check_core: tests/native/check_core.cpp $(wildcard csrc/*)
+.build/native/check_core: tests/native/check_core.cpp $(wildcard csrc/*.*)
 	@mkdir -p $(@D)
 	$(CXX) -std=c++20 -O2 -Wall -Wextra -pthread -Icsrc $< -o $@
 

@@ -1,45 +1,12 @@
-// Python bindings, and nothing else: the algorithms are in the headers and know neither torch nor Python.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-
-#include <cstdint>
-#include <limits>
-#include <stdexcept>
-
 #include "network_simplex.hpp"
-#include "parallel.hpp"
-#include "simd.hpp"
-#include "tree_matching.hpp"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+#include <limits>
+
+#include "bind.hpp"
+
+namespace barrow::bind {
 
 namespace {
-
-template <class T, int dimensions>
-using Array = nb::ndarray<T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
-
-using Stop = std::function<bool()>;
-
-void require(bool condition, const char* complaint) {
-    if (!condition) throw std::invalid_argument(complaint);
-}
-
-// Whether Python has a signal to handle, Ctrl-C above all. Its handler has then run and left an exception.
-bool signalled() {
-    const nb::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
-}
-
-template <class Body>
-void run(std::int64_t count, int threads, const Body& body) {
-    bool finished;
-    {
-        const nb::gil_scoped_release release;
-        finished = barrow::parallel_for(count, threads, signalled, body);
-    }
-    if (!finished) throw nb::python_error();
-}
 
 void require_shapes(std::size_t batch, std::size_t n, std::size_t m, const Array<std::int64_t, 2>& rows,
                     const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass, const Array<double, 2>& f,
@@ -76,11 +43,7 @@ void simplex_batch(const Array<const double, 2>& a, const Array<const double, 2>
 
 }  // namespace
 
-NB_MODULE(_core, m) {
-    m.doc() = "barrow's C++ core";
-
-    m.def("instruction_set", &barrow::simd::instruction_set, "The instruction-set level that the kernels run at.");
-
+void network_simplex(nb::module_& m) {
     m.def(
         "network_simplex",
         [](const Array<const double, 2>& a, const Array<const double, 2>& b, const Array<const double, 3>& cost,
@@ -117,25 +80,6 @@ NB_MODULE(_core, m) {
         "max_steps"_a, "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(), "f"_a.noconvert(),
         "g"_a.noconvert(), "code"_a.noconvert(), "steps"_a.noconvert(),
         "Solve transportation problems on a list of allowed arcs into the arrays given.");
-
-    m.def(
-        "tree_matching",
-        [](const Array<const std::int64_t, 1>& parent, const Array<const std::int64_t, 1>& leaves,
-           const Array<const double, 2>& a, const Array<const double, 2>& b, int threads, const Array<std::int64_t, 2>& rows,
-           const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass) {
-            const std::size_t batch = a.shape(0), count = leaves.shape(0), capacity = count > 0 ? 2 * count - 1 : 0;
-            require(a.shape(1) == count && b.shape(1) == count && b.shape(0) == batch,
-                    "a and b need one entry for every leaf");
-            require(rows.shape(0) == batch && cols.shape(0) == batch && mass.shape(0) == batch &&
-                        rows.shape(1) == capacity && cols.shape(1) == capacity && mass.shape(1) == capacity,
-                    "rows, cols and mass need the shape (batch, 2 L - 1)");
-            const barrow::TreeMatching matching(parent.shape(0), parent.data(), count, leaves.data());
-            run(batch, threads, [&](std::int64_t k, const Stop&) {
-                matching.match(a.data() + k * count, b.data() + k * count, rows.data() + k * capacity,
-                               cols.data() + k * capacity, mass.data() + k * capacity);
-            });
-        },
-        "parent"_a.noconvert(), "leaves"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "threads"_a,
-        "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(),
-        "Transport plans along a tree, for a batch of pairs of histograms, into the arrays given.");
 }
+
+}  // namespace barrow::bind
