@@ -33,7 +33,7 @@ class Cost(abc.ABC):
     @property
     @abc.abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """The data that gradients flow to."""
+        """The data. The first says the dtype and the device; gradients flow to those that require one."""
 
     @abc.abstractmethod
     def replace(self, *tensors: Tensor) -> Self:
@@ -65,6 +65,10 @@ class Cost(abc.ABC):
     @abc.abstractmethod
     def c_transform(self, h: Tensor) -> Tensor:
         """min_j C_ij - h_j: h (..., m) -> (..., n)."""
+
+    @abc.abstractmethod
+    def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
+        """-epsilon log sum_j exp((h_j - C_ij) / epsilon), epsilon > 0 a number or (...): h (..., m) -> (..., n)."""
 
     @abc.abstractmethod
     def limits(self) -> tuple[Tensor, Tensor]:
@@ -126,13 +130,14 @@ class Cost(abc.ABC):
         cost = self if axis == -1 else self.T
         if not isinstance(epsilon, Tensor) and epsilon == 0:
             return cost.c_transform(h)
-        batch = math.prod(torch.broadcast_shapes(h.shape[:-1], self.batch_shape))
-        return torch.cat([softmin(cost.block(i, j), h, epsilon) for i, j in cost.chunks(batch)], -1)
+        return cost.soft_c_transform(h, epsilon)
 
     def vjp(self, plan: InPieces, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of <plan, C> times ``cotangent`` (...) to each of :attr:`tensors` that requires grad."""
         needed = [t.requires_grad for t in self.tensors]
         grads = [torch.zeros_like(t) if need else None for t, need in zip(self.tensors, needed, strict=True)]
+        if not any(needed):
+            return tuple(grads)
         for pick, mass in plan.pieces():
             weight = mass * cotangent.reshape(cotangent.shape + (1,) * (mass.dim() - cotangent.dim()))
             with torch.enable_grad():
@@ -154,6 +159,12 @@ def blockwise_c_transform(cost: Cost, h: Tensor) -> Tensor:
     """The c-transform of a cost without structure, block by block."""
     batch = math.prod(torch.broadcast_shapes(h.shape[:-1], cost.batch_shape))
     return torch.cat([hardmin(cost.block(i, j), h) for i, j in cost.chunks(batch)], -1)
+
+
+def blockwise_soft_c_transform(cost: Cost, h: Tensor, epsilon: Tensor | float) -> Tensor:
+    """The soft c-transform of a cost without structure, block by block."""
+    batch = math.prod(torch.broadcast_shapes(h.shape[:-1], cost.batch_shape))
+    return torch.cat([softmin(cost.block(i, j), h, epsilon) for i, j in cost.chunks(batch)], -1)
 
 
 def reshape_batch(t: Tensor, keep: int, batch_shape: Sequence[int], to: Sequence[int]) -> Tensor:

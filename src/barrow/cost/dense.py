@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, blockwise_c_transform, reshape_batch
+from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, reshape_batch
 
 
 @final
@@ -64,6 +64,9 @@ class Dense(Cost):
 
     def c_transform(self, h: Tensor) -> Tensor:
         return blockwise_c_transform(self, h)
+
+    def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
+        return blockwise_soft_c_transform(self, h, epsilon)
 
     def limits(self) -> tuple[Tensor, Tensor]:
         return self.C.amin((-2, -1)), self.C.amax((-2, -1))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, blockwise_c_transform, reshape_batch
+from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, reshape_batch
 from barrow.ops import distance, monotone_min
 
 
@@ -84,6 +84,9 @@ class Points(Cost):
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
         x, y, h = (t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (self.x[..., 0], self.y[..., 0], h))
         return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, self.shape[0])
+
+    def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
+        return blockwise_soft_c_transform(self, h, epsilon)
 
     def limits(self) -> tuple[Tensor, Tensor]:
         low = torch.minimum(self.x.amin(-2), self.y.amin(-2))

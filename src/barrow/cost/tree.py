@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, reshape_batch
+from barrow.cost.base import Cost, blockwise_soft_c_transform, reshape_batch
 from barrow.ops import tree
 
 
@@ -122,6 +122,9 @@ class Tree(Cost):
 
     def c_transform(self, h: Tensor) -> Tensor:
         return tree.leaf_min_plus(self.topology, self.edge_length, h)
+
+    def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
+        return blockwise_soft_c_transform(self, h, epsilon)
 
     def limits(self) -> tuple[Tensor, Tensor]:
         depth = self._depth()
