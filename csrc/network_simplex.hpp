@@ -17,12 +17,13 @@
 #include <stdexcept>
 #include <vector>
 
+#include "monitor.hpp"
 #include "simd.hpp"
 #include "spanning_tree.hpp"
 
 namespace barrow {
 
-enum SimplexCode : std::int64_t { optimal = 0, step_limit = 1, stalled = 2, infeasible = 3, interrupted = 4 };
+enum SimplexCode : std::int64_t { optimal = 0, step_limit = 1, stalled = 2, infeasible = 3, interrupted = 4, time_limit = 9 };
 
 // One problem's result. rows, cols, mass have room for n + m - 1 arcs; f and g for n and m numbers.
 struct SimplexOutput {
@@ -34,6 +35,7 @@ struct SimplexOutput {
 struct Entering {
     std::int32_t row = -1, col = -1;
     double cost = 0, reduced = 0;
+    std::int64_t seen = 0;  // arcs looked at to find it
 };
 
 inline bool is_allowed(double cost) { return cost < std::numeric_limits<double>::infinity(); }
@@ -64,7 +66,7 @@ public:
         const auto& kernel = simd::kernels();
         const std::int32_t count = std::int32_t(rows.size());
         Entering best;
-        std::int64_t left = std::int64_t(count) * parts_;
+        std::int64_t left = std::int64_t(count) * parts_, seen = 0;
         while (left > 0) {
             double lowest = -tolerance, value = 0;
             std::int32_t at = -1;
@@ -73,6 +75,7 @@ public:
                 const std::ptrdiff_t lo = std::ptrdiff_t(m_) * part_ / parts_, hi = std::ptrdiff_t(m_) * (part_ + 1) / parts_;
                 const std::int32_t i = rows[at_];
                 const double least = kernel.min_sum(row(i) + lo, pi + n_ + lo, hi - lo);
+                seen += hi - lo;
                 if (least - pi[i] < lowest) lowest = least - pi[i], value = least, at = i, from = lo, width = hi - lo;
                 if (++part_ == parts_) part_ = 0, at_ = at_ + 1 == count ? 0 : at_ + 1;
             }
@@ -82,6 +85,7 @@ public:
             best = Entering{at, std::int32_t(from + j), row(at)[from + j], lowest};
             break;
         }
+        best.seen = seen;
         return best;
     }
 
@@ -147,19 +151,22 @@ public:
         const std::int32_t count = std::int32_t(rows.size());
         Entering best;
         std::int32_t left = count;
+        std::int64_t looked = 0;
         while (left > 0) {
             best.reduced = -tolerance;
             for (std::int64_t seen = 0; seen < block_ && left > 0; --left) {
                 const std::int32_t i = rows[at_];
                 for (std::int64_t k = start_[i]; k < start_[i + 1]; ++k) {
                     const double reduced = (cost_[k] + pi[n_ + col_[k]]) - pi[i];
-                    if (reduced < best.reduced) best = Entering{i, col_[k], cost_[k], reduced};
+                    if (reduced < best.reduced) best = Entering{i, col_[k], cost_[k], reduced, 0};
                 }
                 seen += start_[i + 1] - start_[i] + 1;
+                looked += start_[i + 1] - start_[i] + 1;
                 at_ = at_ + 1 == count ? 0 : at_ + 1;
             }
             if (best.row >= 0) break;
         }
+        best.seen = looked;
         return best;
     }
 
@@ -213,11 +220,11 @@ inline void balance(std::vector<std::int64_t>& supply, std::vector<std::int64_t>
 // The first basis. Row after row takes the cheapest columns that still want mass; rows that find none share the rest over
 // forbidden pairs. Every step but the last exhausts exactly one row or one column, so the arcs form a tree. Equal amounts
 // are decided as if each row held a little more and the root column wanted all of it: then no flow is zero, hence the true
-// tree is strongly feasible.
+// tree is strongly feasible. Empty if the monitor stops it.
 template <class Arcs>
 std::vector<SpanningTree::Arc> greedy_basis(const Arcs& arcs, const std::vector<std::int32_t>& rows,
                                             const std::vector<std::int64_t>& supply, std::vector<std::int64_t> demand,
-                                            std::int32_t root_col, double forbidden) {
+                                            std::int32_t root_col, double forbidden, Monitor& monitor) {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     struct Rest {
         std::int32_t row;
@@ -243,6 +250,7 @@ std::vector<SpanningTree::Arc> greedy_basis(const Arcs& arcs, const std::vector<
         return row_first;
     };
     for (std::int32_t i : rows) {
+        if (monitor.stop()) return {};
         Rest rest{i, supply[i], 1};
         for (;;) {
             const std::int32_t j = arcs.cheapest(i, offset.data());
@@ -268,10 +276,10 @@ std::vector<SpanningTree::Arc> greedy_basis(const Arcs& arcs, const std::vector<
 
 }  // namespace detail
 
-// Solves one problem. `stop` is called now and then and may return true to interrupt.
-template <class Arcs, class Stop>
+// Solves one problem. If the monitor stops it the output means nothing; if the time runs out it is the plan at hand.
+template <class Arcs>
 void network_simplex(Arcs& arcs, std::int32_t n, std::int32_t m, const double* a, const double* b, std::int64_t max_steps,
-                     Stop&& stop, SimplexOutput& out) {
+                     Monitor& monitor, SimplexOutput& out) {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     constexpr double epsilon = std::numeric_limits<double>::epsilon();
     const std::int64_t capacity = std::max<std::int64_t>(0, std::int64_t(n) + m - 1);
@@ -294,10 +302,19 @@ void network_simplex(Arcs& arcs, std::int32_t n, std::int32_t m, const double* a
         const double dearest = arcs.scale();
         const double forbidden = dearest > 0 ? (2.0 * std::min(n, m) + 3) * dearest : 1.0;
         const std::int32_t root_col = std::int32_t(std::max_element(demand.begin(), demand.end()) - demand.begin());
-        SpanningTree tree(n, m, root_col, detail::greedy_basis(arcs, rows, supply, demand, root_col, forbidden));
+        const auto basis = detail::greedy_basis(arcs, rows, supply, demand, root_col, forbidden, monitor);
+        if (monitor.stop()) {
+            out.code = interrupted;
+            return;
+        }
+        SpanningTree tree(n, m, root_col, basis);
         double tolerance = 16 * epsilon * tree.refresh();
         double slack = 1;
         bool fresh = true;
+        // A pivot takes from a microsecond to a pass over all arcs, so the monitor is asked by the arcs seen: about every
+        // millisecond. It is asked before the first pivot too.
+        constexpr std::int64_t patience = std::int64_t(1) << 21;
+        std::int64_t work = patience;
         for (int rounds = 0;;) {
             const Entering arc = arcs.price(rows, tree.pi.data(), tolerance);
             if (arc.row < 0) {
@@ -313,15 +330,20 @@ void network_simplex(Arcs& arcs, std::int32_t n, std::int32_t m, const double* a
                 out.code = step_limit;
                 break;
             }
+            if ((work += arc.seen + 1024) >= patience) {
+                work = 0;
+                monitor.tell("pivots", out.steps);
+                if (monitor.stop() || monitor.late()) {
+                    out.code = monitor.stopped() ? interrupted : time_limit;
+                    break;
+                }
+            }
             if (!tree.pivot(arc.row, arc.col, arc.cost, arc.reduced) || rounds > 40) {
                 out.code = stalled;
                 break;
             }
             fresh = false;
-            if ((++out.steps & 1023) == 0 && stop()) {
-                out.code = interrupted;
-                break;
-            }
+            ++out.steps;
         }
         tree.refresh();
         const double unit = std::ldexp(total, -60);

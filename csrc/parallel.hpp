@@ -6,46 +6,51 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
 
+#include "monitor.hpp"
+
 namespace barrow {
 
-// Calls body(index, stop) for every index below count, on at most `threads` threads of which the caller is one. `body`
-// asks stop() now and then and returns early when it is true. `interrupted` is asked on the calling thread only, also while
-// it waits for the others. The first exception of any thread ends the work and is thrown again here. Returns false if the
-// work was interrupted.
-inline bool parallel_for(std::int64_t count, int threads, const std::function<bool()>& interrupted,
-                         const std::function<void(std::int64_t, const std::function<bool()>&)>& body) {
-    std::atomic<std::int64_t> next{0};
-    std::atomic<bool> stopped{false};
-    std::exception_ptr failure;
+// Calls body(index, monitor) for every index below count, on at most `threads` threads of which the caller is one. `body`
+// asks monitor.stop() now and then and returns early when it is true; the calling thread also asks while it waits for the
+// others. `pulse(done)` is called on the calling thread, after each of its problems and while it waits, with the number of
+// problems done on all threads. The first exception of any thread ends the work and is thrown again here.
+inline void parallel_for(std::int64_t count, int threads, Monitor& monitor,
+                         const std::function<void(std::int64_t, Monitor&)>& body,
+                         const std::function<void(std::int64_t)>& pulse = {}) {
+    std::atomic<std::int64_t> next{0}, finished{0};
     std::mutex mutex;
     std::condition_variable done;
     int running = 0;
-    bool interruption = false;
 
-    const auto work = [&](const std::function<bool()>& stop) {
+    std::int64_t told = -1;
+
+    const auto beat = [&] {
+        const std::int64_t now = finished.load(std::memory_order_relaxed);
+        if (!pulse || now == told) return;
         try {
-            while (!stopped.load(std::memory_order_relaxed)) {
-                const std::int64_t index = next.fetch_add(1, std::memory_order_relaxed);
-                if (index >= count) break;
-                body(index, stop);
-            }
+            pulse(told = now);
         } catch (...) {
-            const std::lock_guard lock(mutex);
-            if (!failure) failure = std::current_exception();
-            stopped = true;
+            monitor.fail();
         }
     };
-    const std::function<bool()> flag = [&] { return stopped.load(std::memory_order_relaxed); };
-    const std::function<bool()> poll = [&] {
-        if (!stopped && interrupted()) interruption = true, stopped = true;
-        return stopped.load(std::memory_order_relaxed);
+    const auto work = [&](bool home) {
+        try {
+            while (!monitor.stopped()) {
+                const std::int64_t index = next.fetch_add(1, std::memory_order_relaxed);
+                if (index >= count) break;
+                body(index, monitor);
+                finished.fetch_add(1, std::memory_order_relaxed);
+                if (home) monitor.stop(), beat();
+            }
+        } catch (...) {
+            monitor.fail();
+        }
     };
 
     std::vector<std::thread> helpers;
@@ -58,7 +63,7 @@ inline bool parallel_for(std::int64_t count, int threads, const std::function<bo
             }
             try {
                 helpers.emplace_back([&] {
-                    work(flag);
+                    work(false);
                     const std::lock_guard lock(mutex);
                     --running;
                     done.notify_one();
@@ -72,25 +77,21 @@ inline bool parallel_for(std::int64_t count, int threads, const std::function<bo
     } catch (const std::system_error&) {
         // The system grants no more threads: those that run do the work.
     } catch (...) {
-        stopped = true;
-        for (std::thread& helper : helpers) helper.join();
-        throw;
+        monitor.fail();
     }
-    work(poll);
+    work(true);
     {
         std::unique_lock lock(mutex);
         while (running > 0) {
             done.wait_for(lock, std::chrono::milliseconds(50));
-            if (running > 0) {
-                lock.unlock();
-                poll();
-                lock.lock();
-            }
+            lock.unlock();
+            monitor.stop(), beat();
+            lock.lock();
         }
     }
     for (std::thread& helper : helpers) helper.join();
-    if (failure) std::rethrow_exception(failure);
-    return !interruption;
+    beat();
+    monitor.settle();
 }
 
 }  // namespace barrow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -396,6 +398,51 @@ def test_ctrl_c(run: Run, clouds: object, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(barrow, "solve", interrupt)
     assert run("distance", "x.npy", "y.npy", "--plot", "plot.png") == (130, "", "barrow: interrupted\n")
     assert not Path("plot.png").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--epsilon", 1e-4, "--tol", 1e-9)])
+def test_a_time_limit_gives_a_bracket_and_its_exit_code(run: Run, clouds: object, options: tuple[object, ...]) -> None:
+    code, out, err = run("distance", "x.npy", "y.npy", "--time-limit", 1e-9, "--json", *options)
+    found = json.loads(out)
+    assert (code, err, found["status"]) == (3, "", "time_limit")
+    truth = json.loads(run("distance", "x.npy", "y.npy", "--json")[1])
+    if not options:
+        assert 0 <= found["lower"] <= truth["value"] <= found["upper"] < math.inf
+        assert found["steps"] == 0
+    code, out, err = run("distance", "x.npy", "y.npy", "--time-limit", 1e-9, *options)
+    assert (code, err) == (3, "")
+    assert "time_limit: time_limit was reached" in out
+    assert run("distance", "x.npy", "y.npy", "--time-limit", 1e6, "--json")[0] == 0
+    assert is_one_complaint(run("distance", "x.npy", "y.npy", "--time-limit", -1))
+
+
+@pytest.mark.parametrize("options", [(), ("--epsilon", 0.1)])
+def test_the_bar_is_drawn_on_a_terminal_and_never_beside_json(
+    clouds: object, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
+) -> None:
+    for terminal, json_, drawn in ((True, False, True), (True, True, False), (False, False, False)):
+        screen = io.StringIO()
+        monkeypatch.setattr(screen, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
+        code = main(["distance", "x.npy", "y.npy", *map(str, options), *(["--json"] if json_ else [])])
+        assert code == 0
+        assert bool(screen.getvalue()) == drawn
+        if drawn:
+            assert "proof" in screen.getvalue()
+            assert ("sweeps: " if options else "pivots: 0") in screen.getvalue()
+
+
+def test_ctrl_c_in_the_midst_of_a_solve(run: Run, clouds: object) -> None:
+    """The listener of the bar is the one place where a test can be sure to be inside."""
+    solve = barrow.solve
+
+    def interrupted(problem: barrow.Problem, solver: barrow.Solver, *, progress: object) -> barrow.Solution:
+        return solve(problem, solver, progress=lambda _: signal.raise_signal(signal.SIGINT))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(barrow, "solve", interrupted)
+        assert run("distance", "x.npy", "y.npy") == (130, "", "barrow: interrupted\n")
+    assert run("distance", "x.npy", "y.npy")[0] == 0
 
 
 def test_bugs_are_not_hidden(clouds: object, monkeypatch: pytest.MonkeyPatch) -> None:

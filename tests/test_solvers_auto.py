@@ -3,6 +3,7 @@ import torch
 
 import barrow
 from barrow import Auto, Dense, Incompatible, Points, Problem, Simplex, Sinkhorn, Sort, Tree, TreeFlow
+from barrow.solvers.base import Watch
 from problems import KINDS
 
 
@@ -40,7 +41,7 @@ def test_exact_unbalanced_transport_is_refused_in_words():
 def test_auto_does_not_run_itself_and_hands_a_start_on():
     problem = Problem(costs()["dense"], epsilon=0.1)
     with pytest.raises(Incompatible, match="Auto only selects"):
-        Auto().run(problem.flatten(), None)
+        Auto().run(problem.flatten(), None, Watch())
     s = barrow.solve(problem)
     assert barrow.solve(problem, Auto(), start=s).steps <= s.steps
     with pytest.raises(Incompatible, match="does not start"):

@@ -1,11 +1,11 @@
-// What every binding needs: arrays of torch's memory, complaints, threads without the GIL, Ctrl-C.
+// What every binding needs: arrays of torch's memory, complaints, threads without the GIL, Ctrl-C, progress.
 #pragma once
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
 #include <cstdint>
-#include <functional>
+#include <limits>
 #include <stdexcept>
 
 #include "parallel.hpp"
@@ -18,27 +18,38 @@ using namespace nb::literals;
 template <class T, int dimensions>
 using Array = nb::ndarray<T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
 
-using Stop = std::function<bool()>;
-
 inline void require(bool condition, const char* complaint) {
     if (!condition) throw std::invalid_argument(complaint);
 }
 
-// Whether Python has a signal to handle, Ctrl-C above all. Its handler has then run and left an exception.
-inline bool signalled() {
+// Runs the handlers of the signals that Python has seen, Ctrl-C above all, and throws what they throw.
+inline void check_signals() {
     const nb::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
 
-// body(k, stop) for every k below count, in threads and without the GIL.
+// How long a call may take, and None or what is told of its progress: listener(stage, done, total or -1).
+struct Terms {
+    double seconds = std::numeric_limits<double>::infinity();
+    nb::handle listener = nb::none();
+};
+
+// body(k, monitor) for every k below count, in threads and without the GIL. One problem tells its own stages; of several,
+// the number of those that are done is told. Exceptions of Python pass through unharmed.
 template <class Body>
-void run(std::int64_t count, int threads, const Body& body) {
-    bool finished;
-    {
-        const nb::gil_scoped_release release;
-        finished = parallel_for(count, threads, signalled, body);
-    }
-    if (!finished) throw nb::python_error();
+void run(std::int64_t count, int threads, const Terms& terms, const Body& body) {
+    Monitor::Listen listen;
+    if (!terms.listener.is_none())
+        listen = [listener = terms.listener](const char* stage, std::int64_t done, std::int64_t total) {
+            const nb::gil_scoped_acquire gil;
+            listener(stage, done, total);
+        };
+    Monitor monitor(check_signals, listen, terms.seconds);
+    const nb::gil_scoped_release release;
+    if (count == 1) return parallel_for(count, threads, monitor, body);
+    monitor.mute();
+    parallel_for(count, threads, monitor, body,
+                 [&](std::int64_t done) { monitor.announce("problems", done, count); });
 }
 
 // One for each file of this directory.

@@ -24,18 +24,19 @@ void require_shapes(std::size_t batch, std::size_t n, std::size_t m, const Array
 // Runs the solver on problem k, whose arcs `make(k)` builds, and files the result.
 template <class Make>
 void simplex_batch(const Array<const double, 2>& a, const Array<const double, 2>& b, std::int64_t max_steps, int threads,
-                   const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass,
+                   const Terms& terms, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass,
                    const Array<double, 2>& f, const Array<double, 2>& g, const Array<std::int64_t, 1>& code,
                    const Array<std::int64_t, 1>& steps, const Make& make) {
     const auto n = std::int64_t(a.shape(1)), m = std::int64_t(b.shape(1)), capacity = std::int64_t(rows.shape(1));
     require_shapes(a.shape(0), n, m, rows, cols, mass, f, g, code, steps);
     require(b.shape(0) == a.shape(0), "a and b need the same batch size");
     const std::int64_t limit = max_steps < 0 ? barrow::default_max_steps(n, m) : max_steps;
-    run(a.shape(0), threads, [&](std::int64_t k, const Stop& stop) {
+    run(a.shape(0), threads, terms, [&](std::int64_t k, barrow::Monitor& monitor) {
         auto arcs = make(k);
         barrow::SimplexOutput out{rows.data() + k * capacity, cols.data() + k * capacity, mass.data() + k * capacity,
                                   f.data() + k * n, g.data() + k * m, 0, 0};
-        barrow::network_simplex(arcs, std::int32_t(n), std::int32_t(m), a.data() + k * n, b.data() + k * m, limit, stop, out);
+        barrow::network_simplex(arcs, std::int32_t(n), std::int32_t(m), a.data() + k * n, b.data() + k * m, limit, monitor,
+                                out);
         code.data()[k] = out.code;
         steps.data()[k] = out.steps;
     });
@@ -47,18 +48,21 @@ void network_simplex(nb::module_& m) {
     m.def(
         "network_simplex",
         [](const Array<const double, 2>& a, const Array<const double, 2>& b, const Array<const double, 3>& cost,
-           std::int64_t max_steps, int threads, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
+           std::int64_t max_steps, int threads, double seconds, const nb::object& listener,
+           const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
            const Array<double, 2>& mass, const Array<double, 2>& f, const Array<double, 2>& g,
            const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
             const std::size_t n = a.shape(1), m = b.shape(1);
             require((cost.shape(0) == 1 || cost.shape(0) == a.shape(0)) && cost.shape(1) == n && cost.shape(2) == m,
                     "cost needs the shape (batch or 1, n, m)");
             const std::size_t stride = cost.shape(0) == 1 ? 0 : n * m;
-            simplex_batch(a, b, max_steps, threads, rows, cols, mass, f, g, code, steps, [&](std::int64_t k) {
+            const Terms terms{seconds, listener};
+            simplex_batch(a, b, max_steps, threads, terms, rows, cols, mass, f, g, code, steps, [&](std::int64_t k) {
                 return barrow::DenseArcs(cost.data() + k * stride, std::int32_t(n), std::int32_t(m));
             });
         },
-        "a"_a.noconvert(), "b"_a.noconvert(), "cost"_a.noconvert(), "max_steps"_a, "threads"_a, "rows"_a.noconvert(),
+        "a"_a.noconvert(), "b"_a.noconvert(), "cost"_a.noconvert(), "max_steps"_a, "threads"_a, "seconds"_a,
+        "listener"_a.none(), "rows"_a.noconvert(),
         "cols"_a.noconvert(), "mass"_a.noconvert(), "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(),
         "steps"_a.noconvert(), "Solve a batch of dense transportation problems into the arrays given.");
 
@@ -71,7 +75,7 @@ void network_simplex(nb::module_& m) {
            const Array<std::int64_t, 1>& steps) {
             require(arc_rows.shape(0) == cost.shape(0) && arc_cols.shape(0) == cost.shape(0),
                     "rows, cols and cost of the arcs need the same length");
-            simplex_batch(a, b, max_steps, 1, rows, cols, mass, f, g, code, steps, [&](std::int64_t) {
+            simplex_batch(a, b, max_steps, 1, Terms{}, rows, cols, mass, f, g, code, steps, [&](std::int64_t) {
                 return barrow::SparseArcs(std::int32_t(a.shape(1)), std::int32_t(b.shape(1)), std::int64_t(cost.shape(0)),
                                           arc_rows.data(), arc_cols.data(), cost.data());
             });

@@ -17,7 +17,7 @@ void tree_matching(nb::module_& m) {
                         rows.shape(1) == capacity && cols.shape(1) == capacity && mass.shape(1) == capacity,
                     "rows, cols and mass need the shape (batch, 2 L - 1)");
             const barrow::TreeMatching matching(parent.shape(0), parent.data(), count, leaves.data());
-            run(batch, threads, [&](std::int64_t k, const Stop&) {
+            run(batch, threads, Terms{}, [&](std::int64_t k, barrow::Monitor&) {
                 matching.match(a.data() + k * count, b.data() + k * count, rows.data() + k * capacity,
                                cols.data() + k * capacity, mass.data() + k * capacity);
             });

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from torch import Tensor
 
 def instruction_set() -> str: ...
@@ -7,6 +9,8 @@ def network_simplex(
     cost: Tensor,
     max_steps: int,
     threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
     rows: Tensor,
     cols: Tensor,
     mass: Tensor,

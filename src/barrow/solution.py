@@ -25,6 +25,7 @@ class Status(enum.Enum):
     negative_weights = 6, "weights must not be negative: clamp or re-normalise them"
     mass_mismatch = 7, "the two sides have different masses: normalise both, or use a finite rho (unbalanced transport)"
     no_mass = 8, "one side has no mass at all: give it positive weights, or leave that problem out"
+    time_limit = 9, "time_limit was reached before the certified gap fell to tol: raise time_limit, tol or epsilon"
 
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code

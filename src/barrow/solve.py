@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +16,16 @@ from barrow.problem import Problem, marginal_slope
 from barrow.screen import complaint, faults, screen
 from barrow.solution import BadInput, Bounds, Solution, SolveError, Status
 from barrow.solvers.auto import Auto
-from barrow.solvers.base import Solver
+from barrow.solvers.base import Progress, Solver, Start, Watch
 
 
-def solve(problem: Problem, solver: Solver | None = None, *, start: Solution | None = None) -> Solution:
+def solve(
+    problem: Problem,
+    solver: Solver | None = None,
+    *,
+    start: Solution | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Solution:
     """Solve a problem and prove how well.
 
     Args:
@@ -26,6 +33,8 @@ def solve(problem: Problem, solver: Solver | None = None, *, start: Solution | N
         solver: how; :class:`barrow.Auto` unless given.
         start: a solution of a similar problem of the same shape, whose potentials the iteration starts from. It never
             changes the answer. Only Sinkhorn takes one.
+        progress: called with a :class:`barrow.Progress` a few times a second while the solve runs, on this thread. What
+            it raises ends the solve and is raised here; so does Ctrl-C.
 
     Returns:
         A Solution: value (differentiable), bounds, plan, potentials, status. V is the minimum of
@@ -43,7 +52,7 @@ def solve(problem: Problem, solver: Solver | None = None, *, start: Solution | N
 
     Source: Peyre and Cuturi, Computational Optimal Transport, sections 2.5 and 9.1 (envelope theorem).
     """
-    solution = attempt(problem, solver, start=start)
+    solution = attempt(problem, solver, start=start, progress=progress)
     refuse_faults(problem, solution)
     if not solution.converged:
         raise SolveError(failure(solution), solution)
@@ -57,7 +66,13 @@ def refuse_faults(problem: Problem, solution: Solution) -> None:
         raise BadInput(complaint(problem, faulty), solution)
 
 
-def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution | None = None) -> Solution:
+def attempt(
+    problem: Problem,
+    solver: Solver | None = None,
+    *,
+    start: Solution | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> Solution:
     """:func:`solve`, but what went wrong is told in the status only; a faulty problem has value NaN and no bounds."""
     if not isinstance(problem, Problem):
         raise ValueError(f"problem is a {type(problem).__name__}, but solve takes a barrow.Problem")
@@ -67,14 +82,17 @@ def attempt(problem: Problem, solver: Solver | None = None, *, start: Solution |
     solver = solver.select(problem)
     if (reason := solver.rejects(problem)) is not None:
         raise check.Incompatible(reason)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is {progress!r}, but it must be a function of one barrow.Progress")
     if start is not None and not solver.warm:
         raise check.Incompatible(f"{type(solver).__name__} does not start from a previous solution: leave start=None")
 
+    watch = Watch(progress)
     batch, dtype = problem.batch_shape, check.compute_dtype(problem.dtype)
     with torch.no_grad():
         flat, fault, defect = screen(problem)
-        potentials = start and _start(start, problem)
-        witness = solver.run(flat, potentials)
+        witness = solver.run(flat, start and _start(start, problem), watch)
+        watch.tell("proof", 0)
         proof = bracket(flat, witness.plan, witness.f, witness.g, defect)
         # The status follows from the certificate alone; the algorithm's own word only names the cause of a failure.
         cause = torch.where(witness.codes == 0, Status.gap.code, witness.codes)
@@ -122,7 +140,7 @@ def _called(solver: Solver, problem: Problem) -> str:
     return type(solver).__name__ + (" on the host" if moved else "")
 
 
-def _start(start: Solution, problem: Problem) -> tuple[Tensor, Tensor]:
+def _start(start: Solution, problem: Problem) -> Start:
     batch, (n, m) = problem.batch_shape, problem.shape
     if start.f.shape != (*batch, n) or start.g.shape != (*batch, m):
         raise ValueError(
@@ -130,7 +148,7 @@ def _start(start: Solution, problem: Problem) -> tuple[Tensor, Tensor]:
             f"but this problem needs {(*batch, n)} and {(*batch, m)}"
         )
     f, g = (h.detach().double().reshape(math.prod(batch), h.shape[-1]) for h in (start.f, start.g))
-    return f, g
+    return Start(f, g)
 
 
 def _round_down(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,14 +1,15 @@
 // Runs the C++ core on random and on hostile input, for the sanitizers to watch, and checks what it returns.
-#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <thread>
 #include <vector>
 
+#include "monitor.hpp"
 #include "network_simplex.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
@@ -102,7 +103,8 @@ void check_pivots() {
         for (int i = 0; i < n; ++i) rows[i] = i;
         barrow::DenseArcs arcs(C.data(), n, m);
         const int root = below(m);
-        barrow::SpanningTree tree(n, m, root, barrow::detail::greedy_basis(arcs, rows, supply, demand, root, 1e3));
+        barrow::Monitor monitor;
+        barrow::SpanningTree tree(n, m, root, barrow::detail::greedy_basis(arcs, rows, supply, demand, root, 1e3, monitor));
         check_tree(tree, n, n + m);
         for (int steps = 0;; ++steps) {
             CHECK(steps < 10000);
@@ -115,7 +117,7 @@ void check_pivots() {
 }
 
 void check_simplex() {
-    const auto never = [] { return false; };
+    barrow::Monitor never;
     for (int trial = 0; trial < 3000; ++trial) {
         const int n = 1 + below(trial % 50 ? 12 : 90), m = 1 + below(trial % 50 ? 12 : 90);
         const std::vector<double> a = histogram(n, below(4)), b = histogram(m, below(4));
@@ -207,29 +209,94 @@ void check_tree_matching() {
     }
 }
 
+// Every answer at a time limit is a plan, and a stop is seen at every point.
+void check_limits() {
+    const int n = 60;
+    std::vector<double> a = histogram(n, 1), b = histogram(n, 1), C(std::size_t(n) * n);
+    for (double& c : C) c = unit();
+    barrow::Monitor late({}, {}, 0.0);
+    CHECK(late.late() && !late.stop());
+    Result r(n, n);
+    barrow::DenseArcs arcs(C.data(), n, n);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, late, r.out);
+    CHECK(r.out.code == barrow::time_limit && r.out.steps == 0);
+    check_result(r, a, b, C, false);
+    barrow::Monitor punctual({}, {}, 1e300);
+    CHECK(!punctual.late());
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, punctual, r.out);
+    CHECK(r.out.code == barrow::optimal);
+    check_result(r, a, b, C, true);
+    barrow::Monitor stopping([] { throw std::runtime_error("enough"); });
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, stopping, r.out);
+    CHECK(r.out.code == barrow::interrupted && stopping.stopped());
+    int told = 0;
+    const auto listen = [&](const char*, std::int64_t done, std::int64_t total) {
+        CHECK(done == 0 && total == -1);
+        ++told;
+        throw std::runtime_error("enough");
+    };
+    barrow::Monitor bored({}, listen);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, bored, r.out);
+    CHECK(r.out.code == barrow::interrupted && told == 1);
+    barrow::Monitor muted({}, listen);
+    muted.mute();
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, muted, r.out);
+    CHECK(r.out.code == barrow::optimal && told == 1);
+}
+
+// What parallel_for throws: a message, or nothing.
+template <class Body>
+std::string thrown_by(std::int64_t count, int threads, barrow::Monitor& monitor, const Body& body) {
+    try {
+        barrow::parallel_for(count, threads, monitor, body);
+    } catch (const std::runtime_error& error) {
+        return error.what();
+    }
+    return "";
+}
+
 void check_parallel() {
-    const std::function<bool()> never = [] { return false; };
     for (int threads : {0, 1, 4, 50}) {
         std::vector<int> seen(100, 0);
-        CHECK(barrow::parallel_for(100, threads, never, [&](std::int64_t k, const auto&) { ++seen[k]; }));
+        barrow::Monitor never;
+        CHECK(thrown_by(100, threads, never, [&](std::int64_t k, barrow::Monitor&) { ++seen[k]; }) == "");
         for (int count : seen) CHECK(count == 1);
+        barrow::Monitor monitor;
+        CHECK(thrown_by(100, threads, monitor, [](std::int64_t k, barrow::Monitor&) {
+                  if (k == 17) throw std::runtime_error("17");
+              }) == "17");
+        // Every problem runs until it is stopped; the helpers' ones too. Only this thread is asked.
+        int asked = 0;
+        const std::thread::id home = std::this_thread::get_id();
+        barrow::Monitor impatient([&] {
+            CHECK(std::this_thread::get_id() == home);
+            if (++asked == 3) throw std::runtime_error("enough");
+        });
+        CHECK(thrown_by(8, threads, impatient, [](std::int64_t, barrow::Monitor& m) {
+                  while (!m.stop()) {
+                  }
+              }) == "enough");
+        CHECK(asked == 3);
+        // The pulse counts up to the end, and one that throws ends the work.
+        std::int64_t last = -1;
+        barrow::Monitor counted;
+        barrow::parallel_for(
+            30, threads, counted, [](std::int64_t, barrow::Monitor&) {},
+            [&](std::int64_t done) {
+                CHECK(std::this_thread::get_id() == home && done > last);
+                last = done;
+            });
+        CHECK(last == 30);
+        barrow::Monitor broken;
         bool thrown = false;
         try {
-            barrow::parallel_for(100, threads, never, [](std::int64_t k, const auto&) {
-                if (k == 17) throw std::runtime_error("17");
-            });
-        } catch (const std::runtime_error&) {
-            thrown = true;
+            barrow::parallel_for(
+                30, threads, broken, [](std::int64_t, barrow::Monitor&) {},
+                [](std::int64_t) { throw std::runtime_error("pulse"); });
+        } catch (const std::runtime_error& error) {
+            thrown = error.what() == std::string("pulse");
         }
         CHECK(thrown);
-        // Every problem runs until it is stopped; the helpers' ones too.
-        std::atomic<int> asked{0};
-        CHECK(!barrow::parallel_for(
-            8, threads, [&] { return ++asked > 100; },
-            [](std::int64_t, const auto& stop) {
-                while (!stop()) {
-                }
-            }));
     }
 }
 
@@ -248,6 +315,7 @@ int main() {
 #endif
     check_pivots();
     check_simplex();
+    check_limits();
     check_tree_matching();
     check_parallel();
     std::puts("the C++ core is sound");

@@ -115,15 +115,15 @@ class Bar:
 
 
 @contextmanager
-def bar() -> Iterator[Bar]:
-    """A progress bar while the block runs."""
+def bar(*, silent: bool = False) -> Iterator[Bar]:
+    """A progress bar while the block runs, on a terminal only; none at all where ``silent``."""
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=silent or not sys.stderr.isatty(),
     )
     with progress:
         yield Bar(progress)

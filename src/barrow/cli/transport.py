@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,10 @@ def distance(
     rho: Annotated[float, typer.Option(help="Marginal penalty in the same units; inf keeps all mass.")] = math.inf,
     tol: Annotated[float | None, typer.Option(help="Relative gap to certify.  \\[1e-9 exact, 1e-3 entropic]")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Pivots or iterations at most.", show_default=False)] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="End the pivots or iterations after so long.", show_default=False),
+    ] = None,
     json: Json = False,
     plot: Plot = None,
 ) -> None:
@@ -46,8 +51,8 @@ def distance(
     JSON KEYS. quantity ("W_p" or "V"); value, lower, upper: it and its bracket; cost, cost_lower, cost_upper: the same
     without the root; p, norm, epsilon, rho; solver, status, steps; n, m, d; seconds. Infinities are null.
 
-    EXIT CODES. 0: certified to tol; 2: bad input; 3: not certified to tol, value and bracket are printed all the same;
-    130: interrupted.
+    EXIT CODES. 0: certified to tol; 2: bad input; 3: not certified to tol (a limit was reached), value and bracket are
+    printed all the same; 130: interrupted.
     """
     if plot is not None:
         plots.plottable(plot)
@@ -59,11 +64,11 @@ def distance(
         )
     if epsilon == 0 and not math.isinf(rho):
         raise Complaint(f"--rho {rho:g} needs an entropy: add --epsilon, in units of |x - y|^p")
-    problem, solver = _posed(left, right, p, norm, epsilon, rho, tol, max_steps)
+    problem, solver = _posed(left, right, p, norm, epsilon, rho, tol, max_steps, time_limit)
     start = time.perf_counter()
-    with report.bar() as progress:
+    with report.bar(silent=json) as progress:
         progress(f"{len(left.points)} x {len(right.points)} points, {type(solver).__name__}", 0, 0)
-        solution = _solve(problem, solver)
+        solution = _solve(problem, solver, lambda now: progress(_spelled(now), now.done, now.total or 0))
     seconds = time.perf_counter() - start
 
     rooted = epsilon == 0 and math.isinf(rho)
@@ -106,6 +111,7 @@ def _posed(
     rho: float,
     tol: float | None,
     max_steps: int | None,
+    time_limit: float | None,
 ) -> tuple[barrow.Problem, barrow.Solver]:
     """The problem and the solver that the options describe."""
     if norm not in ("1", "2", "inf"):
@@ -113,7 +119,7 @@ def _posed(
     try:
         cost = barrow.Points(x.points, y.points, p=p, norm=float(norm))
         problem = barrow.Problem(cost, x.weights, y.weights, epsilon=epsilon, rho=rho)
-        solver = barrow.Auto(tol).select(problem)
+        solver = barrow.Auto(tol, time_limit).select(problem)
         # A closed form takes no steps, so it has no limit of them.
         if max_steps is not None and any(field.name == "max_steps" for field in dataclasses.fields(solver)):
             changed: dict[str, Any] = {"max_steps": max_steps}
@@ -141,9 +147,19 @@ def _refuse_excess(problem: barrow.Problem, solver: barrow.Solver) -> None:
         )
 
 
-def _solve(problem: barrow.Problem, solver: barrow.Solver) -> barrow.Solution:
+def _spelled(now: barrow.Progress) -> str:
+    """One line on how far a solve is, for the bar."""
+    if now.stage == "proof":
+        return "proof"
+    gap = "" if now.gap is None or math.isinf(now.gap) else f", relative gap {now.gap:.1e}"
+    return f"{now.stage}: {now.done}{gap}"
+
+
+def _solve(
+    problem: barrow.Problem, solver: barrow.Solver, progress: Callable[[barrow.Progress], object]
+) -> barrow.Solution:
     try:
-        return barrow.solve(problem, solver)
+        return barrow.solve(problem, solver, progress=progress)
     except barrow.SolveError as error:
         if error.solution is None:
             raise Complaint(one_line(error)) from None
@@ -193,7 +209,7 @@ def estimate(
     except (RuntimeError, ValueError, OverflowError):
         raise Complaint(f"--seed is {seed}, but it must be a whole number of 64 bits") from None
     start = time.perf_counter()
-    with report.bar() as progress:
+    with report.bar(silent=json) as progress:
 
         def note(step: int, total: int, value: float) -> None:
             curve.append((step, value))

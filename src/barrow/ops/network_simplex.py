@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +29,7 @@ class SimplexResult(NamedTuple):
     steps: Tensor
 
 
-OPTIMAL, STEP_LIMIT, STALLED, INFEASIBLE = range(4)
+OPTIMAL, STEP_LIMIT, STALLED, INFEASIBLE, TIME_LIMIT = 0, 1, 2, 3, 9
 
 _Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -95,23 +97,53 @@ def _room(batch: int, a: Tensor, n: int, m: int) -> _Seven:
     )
 
 
-def solve_now(a: Tensor, b: Tensor, C: Tensor, *, max_steps: int | None = None) -> SimplexResult:
+def solve_now(
+    a: Tensor,
+    b: Tensor,
+    C: Tensor,
+    *,
+    max_steps: int | None = None,
+    seconds: float = math.inf,
+    listener: Callable[[str, int, int], object] | None = None,
+) -> SimplexResult:
     """:func:`network_simplex` past torch's dispatcher, for callers that neither compile nor vmap.
 
     The dispatcher of a custom operator costs 0.1 ms a call, and a second at the first, when it imports the compiler.
+
+    Args:
+        a: as there.
+        b: as there.
+        C: as there.
+        max_steps: as there.
+        seconds: the flow after so many seconds is returned likewise, with ``code`` TIME_LIMIT.
+        listener: told ("pivots", done, -1) about ten times a second, or ("problems", done, B) of a batch. What it
+            raises ends the work and is raised here.
     """
-    return SimplexResult(*_kernel(a, b, C, -1 if max_steps is None else max(0, max_steps)))
+    limit = -1 if max_steps is None else max(0, max_steps)
+    return SimplexResult(*_kernel(a, b, C, limit, seconds, listener))
 
 
-def _kernel(a: Tensor, b: Tensor, C: Tensor, max_steps: int) -> _Seven:
+def _kernel(
+    a: Tensor,
+    b: Tensor,
+    C: Tensor,
+    max_steps: int,
+    seconds: float = math.inf,
+    listener: Callable[[str, int, int], object] | None = None,
+) -> _Seven:
     out = _room(a.shape[0], a, a.shape[1], b.shape[1])
     if C.shape[0] > 1 and C.stride(0) == 0:
         C = C[:1]  # one matrix for all: the core reads it with stride 0
-    _core.network_simplex(a.contiguous(), b.contiguous(), C.contiguous(), max_steps, torch.get_num_threads(), *out)
+    given = (a.contiguous(), b.contiguous(), C.contiguous())
+    _core.network_simplex(*given, max_steps, torch.get_num_threads(), seconds, listener, *out)
     return out
 
 
-_dense = torch.library.custom_op("barrow::network_simplex", _kernel, mutates_args=(), device_types="cpu")
+def _limited(a: Tensor, b: Tensor, C: Tensor, max_steps: int) -> _Seven:
+    return _kernel(a, b, C, max_steps)
+
+
+_dense = torch.library.custom_op("barrow::network_simplex", _limited, mutates_args=(), device_types="cpu")
 
 
 @_dense.register_fake

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import final
+from typing import Any, final
 
 from barrow.check import Incompatible
 from barrow.cost import Points, Tree
 from barrow.problem import Problem
 from barrow.solution import Witness
-from barrow.solvers.base import Solver, Start
+from barrow.solvers.base import Solver, Start, Watch, seconds
 from barrow.solvers.simplex import Simplex
 from barrow.solvers.sinkhorn import Sinkhorn
 from barrow.solvers.sort import Sort
@@ -25,16 +25,19 @@ class Auto(Solver):
 
     Args:
         tol: handed on; None leaves each solver its own (1e-9 exact, 1e-3 Sinkhorn).
+        time_limit: handed on to solvers that iterate; closed forms have none.
 
     >>> barrow.Auto().select(barrow.Problem(barrow.Points(torch.zeros(3, 1), torch.ones(3, 1))))
     Sort(tol=1e-09)
     """
 
     tol: float | None = None  # type: ignore[assignment]
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.tol is not None:
             super().__post_init__()
+        object.__setattr__(self, "time_limit", seconds(self.time_limit))
 
     def select(self, problem: Problem) -> Solver:
         """The solver that will run."""
@@ -47,10 +50,13 @@ class Auto(Solver):
             kind = Sort
         else:
             kind = Simplex
-        return kind() if self.tol is None else kind(tol=self.tol)
+        has = {field.name for field in dataclasses.fields(kind)}
+        wanted = {"tol": self.tol, "time_limit": self.time_limit}
+        options: dict[str, Any] = {name: x for name, x in wanted.items() if x is not None and name in has}
+        return kind(**options)
 
     def rejects(self, problem: Problem) -> str | None:
         return self.select(problem).rejects(problem)
 
-    def run(self, problem: Problem, start: Start | None) -> Witness:
+    def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         raise Incompatible("Auto only selects: run the solver that Auto().select(problem) returns")

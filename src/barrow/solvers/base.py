@@ -1,17 +1,89 @@
-"""What every solver is."""
+"""What every solver is, and what it is given besides the problem: where to start, when to end, whom to tell."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import final
 
 from torch import Tensor
 
 from barrow import check
+from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
 
-Start = tuple[Tensor, Tensor]  # potentials f (B, n), g (B, m)
+PAUSE = 0.1  # seconds between two words on the progress
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where an iteration begins: float64, on the device of the problem, for a flattened batch of B problems.
+
+    Hints, never believed: any numbers are legal, NaN and infinity too, and the plan need not fit the marginals.
+    """
+
+    f: Tensor  # (B, n)
+    g: Tensor  # (B, m)
+    plan: SparsePlan | None = None  # (B, n, m)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a solve is.
+
+    Attributes:
+        stage: what is counted: "pivots" (Simplex), "sweeps" (Sinkhorn), "problems" (of a batch), "proof" (the
+            certificate, at the end); other solvers have other stages.
+        done: how many of them are done.
+        total: how many there will be, where that is known.
+        gap: the relative gap that is certified so far, the largest of a batch, where a solver proves as it goes.
+        seconds: since the solve began.
+    """
+
+    stage: str
+    done: int
+    total: int | None = None
+    gap: float | None = None
+    seconds: float = 0.0
+
+
+@final
+class Watch:
+    """The clock of one solve and whoever looks on. The clock starts when it is made."""
+
+    def __init__(self, progress: Callable[[Progress], object] | None = None) -> None:
+        self._progress = progress
+        self._began = time.monotonic()
+        self._last = -math.inf
+        self._stage = ""
+
+    def left(self, limit: float | None) -> float:
+        """Seconds left of a time limit that began with the solve; inf without one."""
+        return math.inf if limit is None else limit - (time.monotonic() - self._began)
+
+    def tell(
+        self, stage: str, done: int, total: int | None = None, gap: float | None = None, *, now: bool = False
+    ) -> None:
+        """Say how far the solve is: about ten times a second, and ``now`` or at the first word on a stage at once."""
+        if self._progress is None:
+            return
+        moment = time.monotonic()
+        if now or stage != self._stage or moment - self._last >= PAUSE:
+            self._last, self._stage = moment, stage
+            self._progress(Progress(stage, done, total, gap, moment - self._began))
+
+    @property
+    def listener(self) -> Callable[[str, int, int], None] | None:
+        """What the C++ core tells of its progress, (stage, done, total or -1); it keeps the pace itself."""
+        if self._progress is None:
+            return None
+        return lambda stage, done, total: self.tell(stage, done, None if total < 0 else total, now=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +105,7 @@ class Solver(abc.ABC):
         """Why this solver cannot solve ``problem``, in one sentence with a way out; None if it can."""
 
     @abc.abstractmethod
-    def run(self, problem: Problem, start: Start | None) -> Witness:
+    def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         """Solve a flattened, screened float64 problem that :meth:`rejects` let through."""
 
     @property
@@ -49,6 +121,11 @@ class Solver(abc.ABC):
     def select(self, problem: Problem) -> Solver:
         """The solver that will run: itself."""
         return self
+
+
+def seconds(limit: object) -> float | None:
+    """A time limit, checked: None, or a positive number of seconds (inf is no limit)."""
+    return None if limit is None else check.positive("time_limit", limit, infinite=True)
 
 
 def inexact(problem: Problem, name: str) -> str | None:

@@ -10,7 +10,7 @@ from barrow.ops.network_simplex import solve_now
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
-from barrow.solvers.base import Solver, Start, inexact
+from barrow.solvers.base import Solver, Start, Watch, inexact, seconds
 
 
 @final
@@ -24,6 +24,7 @@ class Simplex(Solver):
     Args:
         max_steps: pivots at most; by default a bound that no sound problem reaches. Running into it is a status with an
             honest bracket, never a plan of zeros.
+        time_limit: seconds after which the pivots end, likewise; the proof comes on top. None is no limit.
 
     >>> x, y = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     >>> barrow.solve(barrow.Problem(barrow.Points(x, y)), barrow.Simplex()).plan.dense()
@@ -34,11 +35,13 @@ class Simplex(Solver):
     """
 
     max_steps: int | None = None
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_steps is not None:
             object.__setattr__(self, "max_steps", check.whole("max_steps", self.max_steps, least=0))
+        object.__setattr__(self, "time_limit", seconds(self.time_limit))
 
     @property
     def on_host(self) -> bool:
@@ -47,11 +50,16 @@ class Simplex(Solver):
     def rejects(self, problem: Problem) -> str | None:
         return inexact(problem, "Simplex")
 
-    def run(self, problem: Problem, start: Start | None) -> Witness:
+    def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         device = problem.a.device
         C = problem.cost.dense().cpu()
         solved = solve_now(
-            problem.a.cpu(), problem.b.cpu(), C.expand(problem.a.shape[0], *problem.shape), max_steps=self.max_steps
+            problem.a.cpu(),
+            problem.b.cpu(),
+            C.expand(problem.a.shape[0], *problem.shape),
+            max_steps=self.max_steps,
+            seconds=watch.left(self.time_limit),
+            listener=watch.listener,
         )
         rows, cols, mass, f, g, codes, steps = (t.to(device) for t in solved)
         return Witness(SparsePlan(rows, cols, mass, problem.shape), f, g, codes, steps)

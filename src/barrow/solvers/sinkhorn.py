@@ -11,11 +11,11 @@ from torch import Tensor
 
 from barrow import check
 from barrow.certify import bracket, gibbs, within
-from barrow.cost import Cost, Dense
+from barrow.cost import Cost, Dense, Grid
 from barrow.ops.chunks import ENTRIES
 from barrow.problem import Problem, log_ratio, step
 from barrow.solution import Status, Witness
-from barrow.solvers.base import Solver, Start
+from barrow.solvers.base import Solver, Start, Watch, seconds
 
 HOLD = 0.05  # epsilon: a level of the annealing is settled when potentials move less than this share of it in a sweep
 LONGEST = 40  # sweeps at most on a level
@@ -39,6 +39,7 @@ class Sinkhorn(Solver):
         tol: the relative gap between the certified bounds.
         max_steps: full iterations (both potentials) at most. Small epsilon needs many: of the order of
             max C / epsilon.
+        time_limit: seconds after which no new sweep begins; the bracket reached is honest. None is no limit.
 
     >>> x, y = torch.zeros(3, 2), torch.ones(4, 2)
     >>> barrow.solve(barrow.Problem(barrow.Points(x, y), epsilon=0.1), barrow.Sinkhorn(tol=1e-6)).status
@@ -51,10 +52,12 @@ class Sinkhorn(Solver):
 
     tol: float = 1e-3
     max_steps: int = 10_000
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "max_steps", check.whole("max_steps", self.max_steps))
+        object.__setattr__(self, "time_limit", seconds(self.time_limit))
 
     @property
     def warm(self) -> bool:
@@ -65,7 +68,7 @@ class Sinkhorn(Solver):
             return "Sinkhorn needs epsilon > 0, got 0; use Simplex() for exact transport, or choose an epsilon"
         return None
 
-    def run(self, problem: Problem, start: Start | None) -> Witness:
+    def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         state = _State.begin(problem, start)
         B = problem.a.shape[0]
         f, g = state.f.clone(), state.g.clone()
@@ -74,15 +77,19 @@ class Sinkhorn(Solver):
         active = torch.arange(B, device=f.device)
         sought = torch.zeros(B, device=f.device)  # the sweep at which a proof was last sought
         factor = torch.full((B,), torch.inf, dtype=f.dtype, device=f.device)  # gap per movement, as last seen
+        gaps = torch.full_like(factor, torch.inf)  # as last proved
+        worst, late = None, False
         for count in range(1, self.max_steps + 1):
-            if not len(active):
+            if late or not len(active):
                 break
             change = state.sweep()
             steps[active] = count
+            late = watch.left(self.time_limit) <= 0
+            watch.tell("sweeps", count, gap=worst)
             # A proof costs a few sweeps, so it is sought when the last one predicts success, or at growing intervals.
             # Each problem decides alone: its answer does not depend on the batch it is in.
             hopeful = (change * factor <= self.tol) | (count >= 1.5 * sought)
-            due = (hopeful & (state.age >= SETTLED)) | (count == self.max_steps)
+            due = (hopeful & (state.age >= SETTLED)) | (count == self.max_steps) | late
             if not bool(due.any()):
                 continue
             pick = due.nonzero()[:, 0]
@@ -94,10 +101,15 @@ class Sinkhorn(Solver):
             gap = (proof.upper - proof.lower) / proof.upper.abs().clamp_min(torch.finfo(f.dtype).tiny)
             factor[pick] = gap / change[pick].clamp_min(torch.finfo(f.dtype).tiny)
             sought[pick] = count
+            gaps[active[pick]] = gap
+            worst = float(gaps.max())
+            watch.tell("sweeps", count, gap=worst, now=True)
             stay = torch.ones_like(due)
             stay[pick[done]] = False
             left = stay.nonzero()[:, 0]
             active, factor, sought, state = active[left], factor[left], sought[left], state.select(left)
+        if late:
+            codes[active] = Status.time_limit.code
         return Witness(gibbs(problem, f, g), f, g, codes, steps)
 
 
@@ -123,11 +135,13 @@ class _State:
         epsilon = target
         f, g = (torch.zeros_like(w) for w in (problem.a, problem.b))
         if start is not None:
-            f, g = start
+            f, g = start.f, start.g
         elif target.numel():
             epsilon = torch.maximum((high - low).expand_as(target), target)
         entries = math.prod(problem.cost.batch_shape) * n * m
-        cost = Dense(problem.cost.dense()) if entries <= CACHED else problem.cost
+        # Axis by axis a sweep is faster than over a stored matrix, however small.
+        by_axis = isinstance(problem.cost, Grid) and problem.cost.separable
+        cost = Dense(problem.cost.dense()) if entries <= CACHED and not by_axis else problem.cost
         zero, one = torch.zeros_like(target), torch.ones_like(target)
         return _State(
             problem, cost, f, g, epsilon, level=zero, age=zero, omega=one, mark=torch.full_like(one, torch.nan)

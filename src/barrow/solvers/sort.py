@@ -12,7 +12,7 @@ from barrow.ops.staircase import in_units, staircase, staircase_potentials
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
-from barrow.solvers.base import Solver, Start, inexact
+from barrow.solvers.base import Solver, Start, Watch, inexact
 
 
 @final
@@ -38,7 +38,7 @@ class Sort(Solver):
             return f"Sort needs Points with d = 1, got d = {problem.cost.d}; use Simplex() or Sinkhorn()"
         return inexact(problem, "Sort")
 
-    def run(self, problem: Problem, start: Start | None) -> Witness:
+    def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         cost, (n, m) = problem.cost, problem.shape
         assert isinstance(cost, Points)
         B = problem.a.shape[0]

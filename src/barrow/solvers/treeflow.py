@@ -13,7 +13,7 @@ from barrow.ops.tree_matching import match_now
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
-from barrow.solvers.base import Solver, Start, inexact
+from barrow.solvers.base import Solver, Start, Watch, inexact
 
 
 @final
@@ -42,7 +42,7 @@ class TreeFlow(Solver):
             return f"TreeFlow needs a Tree cost, got {type(problem.cost).__name__}; use Simplex() or Sinkhorn()"
         return inexact(problem, "TreeFlow")
 
-    def run(self, problem: Problem, start: Start | None) -> Witness:
+    def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         cost = problem.cost
         assert isinstance(cost, Tree)
         tree = cost.topology
