@@ -21,7 +21,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 import barrow
-from barrow import Dense, Points, Problem, Solution, Status, Tree
+from barrow import Dense, Grid, Points, Problem, Solution, Status, Tree
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -362,6 +362,50 @@ def points_single_precision(seed: int) -> Known:
     return Known(Problem(Points(x, y, p=2)), known.value, trust=1e-6)
 
 
+def image(*sides: int, seed: int, share: float = 0.4) -> Tensor:
+    """Grey levels of sum 1, a ``share`` of them black, in one row."""
+    w = dirichlet(math.prod(sides), seed=seed) * (uniform(math.prod(sides), seed=seed + 9) >= share)
+    w[int(permutation(len(w), seed)[0])] += 0.1
+    return w / w.sum()
+
+
+@kind
+def images(seed: int) -> Known:
+    return solved_by_lp(Problem(Grid((4, 5), 2), image(4, 5, seed=seed), image(4, 5, seed=seed + 1)))
+
+
+@kind
+def images_p1_single_precision(seed: int) -> Known:
+    a, b = image(3, 5, seed=seed).float(), image(3, 5, seed=seed + 1).float()
+    known = solved_by_lp(Problem(Grid((3, 5), 1), a.double(), b.double()))
+    return Known(Problem(Grid((3, 5), 1), a, b), known.value, trust=1e-6)
+
+
+@kind
+def volumes_with_a_spacing(seed: int) -> Known:
+    a, b = (torch.stack([image(2, 3, 3, seed=seed + 10 * k + s) for k in range(3)]) for s in (0, 1))
+    return solved_by_lp(Problem(Grid((2, 3, 3), 1.5, spacing=(0.3, 2.0, 1.0)), a, b))
+
+
+@kind
+def shifted_image(seed: int) -> Known:
+    """Nobody overtakes: all mass moves by one vector, whatever convex cost is paid for it."""
+    picture = torch.zeros(7, 8, dtype=F64)
+    picture[:4, :5] = image(4, 5, seed=seed).reshape(4, 5)
+    a, b = picture.flatten(), picture.roll((3, 2), (0, 1)).flatten()
+    value = torch.tensor((3 * 0.5) ** 2 + 2.0**2, dtype=F64)
+    plan = torch.zeros(56, 56, dtype=F64)
+    plan[torch.arange(56), (torch.arange(56) + 3 * 8 + 2) % 56] = a
+    return Known(Problem(Grid((7, 8), 2, spacing=(0.5, 1.0)), a, b), value, plan=plan)
+
+
+@kind
+def histograms_on_one_axis(seed: int) -> Known:
+    a, b, places = image(14, seed=seed), image(14, seed=seed + 1), 0.5 * torch.arange(14, dtype=F64)
+    value = torch.tensor(line_value(places, places, a, b, 3), dtype=F64)
+    return Known(Problem(Grid((14,), 3, spacing=0.5), a, b), value)
+
+
 @kind
 def huge_costs(seed: int) -> Known:
     return solved_by_lp(Problem(Dense(1e12 * uniform(6, 7, seed=seed)), None, dirichlet(7, seed=seed)))
@@ -524,6 +568,45 @@ def entropic_self(seed: int) -> Known:
     assert (a > 0).all(), "choose a smaller epsilon"
     value = 2 * (a * f).sum() - epsilon * (a.sum() - a.sum().square())
     return Known(Problem(Points(x, x, p=1), a, a, epsilon=epsilon), value, plan=a[:, None] * K * a)
+
+
+def entropic_image(seed: int, p: float, epsilon: float) -> Known:
+    """Potentials and reference first, on a grid: the weights follow."""
+    sides, spacing = (4, 3), (1.0, 0.5)
+    z = torch.cartesian_prod(*(w * torch.arange(k, dtype=F64) for k, w in zip(sides, spacing, strict=True)))
+    f, g = cloud(12, seed=seed + 2), cloud(12, seed=seed + 3)
+    r, s = dirichlet(12, seed=seed, zeros=2), dirichlet(12, seed=seed + 1)
+    P = torch.exp((f[:, None] + g - (z[:, None] - z).norm(dim=-1).pow(p)) / epsilon) * r[:, None] * s
+    a, b = P.sum(1), P.sum(0)
+    value = dual_value(f, g, a, b, epsilon, (math.inf, math.inf), P.sum(), r.sum() * s.sum())
+    problem = Problem(Grid(sides, p, spacing=spacing), a, b, epsilon=epsilon, reference=(r, s))
+    return Known(problem, value, plan=P)
+
+
+@kind
+def entropic_images(seed: int) -> Known:
+    return entropic_image(seed, 2, 0.8)
+
+
+@kind
+def entropic_images_p1(seed: int) -> Known:
+    return entropic_image(seed, 1, 0.8)
+
+
+@kind
+def entropic_image_against_itself(seed: int) -> Known:
+    """As :func:`entropic_self`, in batches that share the grid, and with an epsilon that is no whole kernel's."""
+    i, epsilon, values, weights, plans = torch.arange(40, dtype=F64), 0.9, [], [], []
+    for k in range(2):
+        f = uniform(40, seed=seed + k, high=0.2)
+        K = torch.exp((f[:, None] + f - (i[:, None] - i).square()) / epsilon)
+        a = torch.linalg.solve(K, torch.ones(40, dtype=F64))
+        assert (a > 0).all(), "choose a smaller epsilon"
+        values.append(2 * (a * f).sum() - epsilon * (a.sum() - a.sum().square()))
+        weights.append(a)
+        plans.append(a[:, None] * K * a)
+    a = torch.stack(weights)
+    return Known(Problem(Grid((40, 1), 2), a, a, epsilon=epsilon), torch.stack(values), plan=torch.stack(plans))
 
 
 @kind

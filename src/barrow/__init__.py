@@ -3,7 +3,7 @@
 from barrow import nn
 from barrow.certify import certify
 from barrow.check import Incompatible
-from barrow.cost import Cost, Dense, Points, Tree
+from barrow.cost import Cost, Dense, Grid, Points, Tree
 from barrow.estimate import Estimate, estimate
 from barrow.functional import (
     ConvergenceWarning,
@@ -27,7 +27,7 @@ from barrow.solvers import Auto, Progress, Simplex, Sinkhorn, Solver, Sort, Tree
 __version__ = "0.1.0"
 
 __all__ = [
-    "Cost", "Points", "Dense", "Tree",
+    "Cost", "Points", "Dense", "Tree", "Grid",
     "Problem", "solve", "certify",
     "Solver", "Progress", "Auto", "Simplex", "Sinkhorn", "Sort", "TreeFlow",
     "Solution", "Bounds", "Witness", "Status", "Plan", "SparsePlan", "DensePlan", "GibbsPlan",

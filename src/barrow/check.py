@@ -93,6 +93,35 @@ def weights(name: str, w: object, size: int, like: Tensor, like_name: str) -> Te
     return w
 
 
+def flattened(name: str, w: object, sides: Sequence[int]) -> None:
+    """Refuse weights that still have the shape of their grid."""
+    if isinstance(w, Tensor) and w.dim() > 1 and tuple(w.shape[-len(sides) :]) == tuple(sides):
+        start = "" if w.dim() == len(sides) else -len(sides)
+        if w.shape[-1] != math.prod(sides):
+            raise ValueError(
+                f"{name} has shape {shape(w)}, but weights on a grid are in one row, expected shape "
+                f"(..., {math.prod(sides)}): use {name}.flatten({start})"
+            )
+
+
+def sides(name: str, value: object) -> tuple[int, ...]:
+    """Refuse what does not list the pixels along each axis of a grid."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, but it must list the pixels along each axis, such as (64, 64)")
+    if len(value) == 0:
+        raise ValueError(f"{name} is empty, but a grid has at least one axis: give its pixels, such as (64, 64)")
+    return tuple(whole(f"{name}[{k}]", side) for k, side in enumerate(value))
+
+
+def one_an_axis(name: str, value: object, axes: int) -> tuple[float, ...]:
+    """Refuse what is neither a positive number nor one an axis."""
+    if isinstance(value, Sequence) or (isinstance(value, Tensor) and value.dim() == 1):
+        if len(value) != axes:
+            raise ValueError(f"{name} has {len(value)} numbers for {axes} axes: give one number, or one an axis")
+        return tuple(positive(f"{name}[{k}]", number) for k, number in enumerate(value))
+    return (positive(name, value),) * axes
+
+
 def exponent(name: str, p: object) -> float:
     """Refuse an exponent that is not a finite real number of at least 1."""
     p = number(name, p)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import Cost, Points
+from barrow.cost import Cost, Grid, Points
 
 
 @final
@@ -30,7 +30,8 @@ class Problem:
     """What is asked: everything that changes the true answer, and nothing else.
 
     Args:
-        cost: what moving mass costs, :class:`Points`, :class:`Dense` or :class:`Tree`, n x m.
+        cost: what moving mass costs, :class:`Points`, :class:`Dense`, :class:`Tree` or
+            :class:`Grid`, n x m.
         a: weights (..., n) of the left measure; uniform, 1/n each, unless given. Zeros are legal.
         b: weights (..., m) of the right measure, likewise.
         epsilon: strength of the entropy, in units of the cost; 0 is exact transport.
@@ -65,15 +66,25 @@ class Problem:
     ) -> None:
         if not isinstance(cost, Cost):
             raise ValueError(
-                f"cost is a {type(cost).__name__}, but it must be Points(x, y), Dense(C) or Tree(parent, length)"
+                f"cost is a {type(cost).__name__}, but it must be Points(x, y), Dense(C), Tree(parent, length) or "
+                "Grid(shape, p)"
             )
         n, m = cost.shape
-        data = cost.tensors[0]
+        data, whose = cost.tensors[0], "the cost's data"
+        if isinstance(cost, Grid):
+            given = {"a": a, "b": b} | dict(zip(("r", "s"), reference or (), strict=False))
+            for name, w in given.items():
+                check.flattened(name, w, cost.sides)
+            # A grid has no data of its own: whatever is given first says the precision and the device.
+            first = next((name for name, w in given.items() if w is not None), None)
+            if first is not None:
+                data, whose = check.real_tensor(first, given[first], what="weights"), first
+                cost = cost.beside(data)
         uniform = (a is None, b is None)
         if a is None and b is None and n == m:
             a = b = data.new_full((n,), 1 / n)  # one tensor, so that a measure against itself is seen as such
         a, b = (
-            data.new_full((size,), 1 / size) if w is None else check.weights(name, w, size, data, "the cost's data")
+            data.new_full((size,), 1 / size) if w is None else check.weights(name, w, size, data, whose)
             for name, w, size in (("a", a, n), ("b", b, m))
         )
         epsilon = check.number("epsilon", epsilon)
@@ -84,7 +95,7 @@ class Problem:
             if epsilon == 0:
                 raise ValueError("reference is given but epsilon is 0: without an entropy no reference is used")
             r, s = reference
-            r, s = (check.weights(*side, data, "the cost's data") for side in (("r", r, n), ("s", s, m)))
+            r, s = (check.weights(*side, data, whose) for side in (("r", r, n), ("s", s, m)))
             reference = (r, s)
         for name, value in (
             ("cost", cost),
@@ -126,7 +137,7 @@ class Problem:
     @property
     def symmetric(self) -> bool:
         """A measure against itself: the two potentials are one."""
-        same_places = isinstance(self.cost, Points) and self.cost.x is self.cost.y
+        same_places = isinstance(self.cost, Grid) or (isinstance(self.cost, Points) and self.cost.x is self.cost.y)
         return same_places and self.a is self.b and self.rho[0] == self.rho[1] and self.reference is None
 
     @property
@@ -150,8 +161,10 @@ class Problem:
         return self._keeping_symmetry(self.cost.detach().to(dtype), a, b, reference)
 
     def _keeping_symmetry(self, cost: Cost, a: Tensor, b: Tensor, reference: tuple[Tensor, ...] | None) -> Problem:
-        if self.symmetric and isinstance(cost, Points):
-            cost, b = cost.replace(cost.x, cost.x), a
+        if self.symmetric:
+            b = a
+            if isinstance(cost, Points):
+                cost = cost.replace(cost.x, cost.x)
         return self._with(cost, a, b, reference)  # type: ignore[arg-type]
 
     def flatten(self) -> Problem:

@@ -2,7 +2,8 @@
 
 from barrow.cost.base import Cost
 from barrow.cost.dense import Dense
+from barrow.cost.grid import Grid
 from barrow.cost.points import Points
 from barrow.cost.tree import Tree
 
-__all__ = ["Cost", "Points", "Dense", "Tree"]
+__all__ = ["Cost", "Points", "Dense", "Tree", "Grid"]
