@@ -64,7 +64,7 @@ def test_what_is_refused(options, words):
 
 
 def test_a_matrix_is_not_a_cost():
-    with pytest.raises(ValueError, match=r"cost is a Tensor, but it must be Points\(x, y\), Dense\(C\) or Tree"):
+    with pytest.raises(ValueError, match=r"cost is a Tensor, but it must be Points\(x, y\), Dense\(C\), Tree"):
         Problem(torch.ones(5, 4))
 
 

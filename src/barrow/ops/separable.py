@@ -2,7 +2,7 @@
 
 A squared distance is a sum over axes, so min_j C_ij - h_j is a minimum along one axis of minima along the others: n
 pixels cost O(n * sum of sides) instead of O(n^2). Log-sum-exp separates in the same way.
-Source: Felzenszwalb and Huttenlocher 2012, section 2 (minima); Solomon et al. 2015, section 5 (the heat kernel).
+Source: Felzenszwalb and Huttenlocher 2012 (minima); Solomon et al. 2015 (the heat kernel).
 
 Rounding: squares of whole numbers are exact, a weight adds two roundings to its axis, and each axis subtracts once. A
 subtraction rounds relatively to a partial minimum, which lies between -max h and the result, so d axes are away from
