@@ -33,10 +33,12 @@ class Measure:
     path: Path
     points: Tensor
     weights: Tensor | None
+    sides: tuple[int, int] | None = None  # of an image: the points are its pixels
 
     def to(self, dtype: torch.dtype) -> Measure:
         """The same measure in another precision."""
-        return Measure(self.path, self.points.to(dtype), None if self.weights is None else self.weights.to(dtype))
+        weights = None if self.weights is None else self.weights.to(dtype)
+        return dataclasses.replace(self, points=self.points.to(dtype), weights=weights)
 
     @property
     def mass(self) -> float:

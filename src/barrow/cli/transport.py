@@ -14,7 +14,7 @@ import torch
 import typer
 
 import barrow
-from barrow.cli import files, plots, report
+from barrow.cli import files, images, plots, report
 from barrow.cli.complaint import CONVERGED, NOT_CERTIFIED, Complaint, one_line
 
 X = Annotated[Path, typer.Argument(metavar="X", help="The first measure: .npy, .npz or .csv.", show_default=False)]
@@ -46,7 +46,9 @@ def distance(
 
     FILES. .npy: (n, d), or (n,) for points on a line. .npz: points in 'x' or 'points' (or the only array), weights in
     'weights' or 'a'. .csv: one point a line, numbers between commas, at most one header line; a column named 'weight'
-    holds the weights. Without weights all points weigh 1/n. Integers are read as float64, float32 stays float32.
+    holds the weights. Without weights all points weigh 1/n. Integers are read as float64, float32 stays float32. Two
+    images of one size, .png or .jpg: the mass of a pixel is its luminance times its opacity, 1 in all; neighbouring
+    pixels are 1 apart.
 
     JSON KEYS. quantity ("W_p" or "V"); value, lower, upper: it and its bracket; cost, cost_lower, cost_upper: the same
     without the root; p, norm, epsilon, rho; solver, status, steps; n, m, d; seconds. Infinities are null.
@@ -56,7 +58,7 @@ def distance(
     """
     if plot is not None:
         plots.plottable(plot)
-    left, right = files.read_clouds(x, y)
+    left, right = images.read_images(x, y) if images.are_images(x, y) else files.read_clouds(x, y)
     if math.isinf(rho) and abs(left.mass - right.mass) > 1e-6 * max(left.mass, right.mass):
         raise Complaint(
             f"the weights of {x} sum to {left.mass:.9g} but those of {y} to {right.mass:.9g}: "
@@ -117,7 +119,9 @@ def _posed(
     if norm not in ("1", "2", "inf"):
         raise Complaint(f"--norm is {norm!r}, but the ground norms are 1, 2 and inf")
     try:
-        cost = barrow.Points(x.points, y.points, p=p, norm=float(norm))
+        cost: barrow.Cost = barrow.Points(x.points, y.points, p=p, norm=float(norm))
+        if x.sides is not None and norm == "2":
+            cost = barrow.Grid(x.sides, p)
         problem = barrow.Problem(cost, x.weights, y.weights, epsilon=epsilon, rho=rho)
         solver = barrow.Auto(tol, time_limit).select(problem)
         # A closed form takes no steps, so it has no limit of them.
@@ -126,9 +130,9 @@ def _posed(
             solver = dataclasses.replace(solver, **changed)
     except ValueError as error:
         raise Complaint(one_line(error)) from None
-    if not bool(cost.limits()[1].isfinite()):
+    if not bool(problem.cost.limits()[1].isfinite()):
         raise Complaint(
-            f"{x.path} and {y.path} are so far apart that |x - y|^{p:g} is no {cost.dtype} number: divide both by a "
+            f"{x.path} and {y.path} are so far apart that |x - y|^{p:g} is no {problem.dtype} number: divide both by a "
             "large constant"
         )
     _refuse_excess(problem, solver)

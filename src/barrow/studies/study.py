@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXTRA = "pip install 'barrow[studies]'"
-_PACKAGES = {"sklearn": "scikit-learn"}
+_PACKAGES = {"sklearn": "scikit-learn", "PIL": "Pillow"}
 
 
 class MissingExtra(ImportError):
