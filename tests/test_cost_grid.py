@@ -187,6 +187,24 @@ def test_transforms_follow_what_they_are_given():
                 assert torch.allclose(found.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 2.0, 500.0])
+@pytest.mark.parametrize(("left", "right"), [((), ()), ((3,), (3,)), ((3, 1), (2,))], ids=str)
+def test_gibbs_plans_are_summed_axis_by_axis(epsilon, left, right, monkeypatch):
+    grid, points = both((4, 5), 2, (1.0, 0.5))
+    u, v = cloud(*left, 20, seed=1), cloud(*right, 20, seed=2)
+    u[..., 3] = -torch.inf
+    v[..., 5:9] = -torch.inf
+    plan, P = GibbsPlan(grid, u, v, epsilon), GibbsPlan(points, u, v, epsilon).dense()
+    monkeypatch.setattr(Grid, "block", None)
+    rows, cols = plan.marginals()
+    assert torch.allclose(rows, P.sum(-1), rtol=1e-12, atol=0)
+    assert torch.allclose(cols, P.sum(-2), rtol=1e-12, atol=0)
+    for w in (cloud(20, seed=3), cloud(20, 3, seed=4), cloud(1, 20, 3, seed=5), torch.zeros(20, 1, dtype=F64)):
+        slack = 1e-12 * (P @ w.abs())  # signs cancel
+        assert ((plan @ w - P @ w).abs() <= slack).all()
+        assert (plan @ w.abs() >= 0).all()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import Cost
+from barrow.cost import Cost, Grid
 from barrow.ops.chunks import row_ranges
 
 Pick = Callable[[Cost], Tensor]
@@ -186,18 +186,14 @@ class _Blockwise(Plan):
         for start, stop in self.chunks():
             yield lambda cost, i=start, j=stop: cost.block(i, j), self.block(start, stop)  # type: ignore[misc]
 
+    @abc.abstractmethod
+    def _times(self, v: Tensor) -> Tensor:
+        """P v for v (..., m, k)."""
+
     def __matmul__(self, v: Tensor) -> Tensor:
         v, is_vector = _columns(v, self)
-        out = torch.cat([self.block(i, j) @ v for i, j in self.chunks()], -2)
+        out = self._times(v)
         return out[..., 0] if is_vector else out
-
-    def marginals(self) -> tuple[Tensor, Tensor]:
-        row_sums, col_sum = [], torch.zeros((), dtype=self.dtype)
-        for i, j in self.chunks():
-            P = self.block(i, j)
-            row_sums.append(P.sum(-1))
-            col_sum = P.sum(-2) + col_sum.to(P.device)
-        return torch.cat(row_sums, -1), col_sum
 
     def terms(self) -> float:
         return float(max(self.shape[-2:]))
@@ -224,6 +220,12 @@ class DensePlan(_Blockwise):
 
     def block(self, start: int, stop: int) -> Tensor:
         return self.P[..., start:stop, :]
+
+    def _times(self, v: Tensor) -> Tensor:
+        return self.P @ v
+
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        return self.P.sum(-1), self.P.sum(-2)
 
     def scale(self, r: Tensor, c: Tensor) -> DensePlan:
         return DensePlan(r[..., None] * self.P * c[..., None, :])
@@ -264,6 +266,33 @@ class GibbsPlan(_Blockwise):
     def block(self, start: int, stop: int) -> Tensor:
         C = self.cost.block(start, stop)
         return ((self.u[..., start:stop, None] + self.v[..., None, :] - C) / self.epsilon).exp()
+
+    @property
+    def _by_axis(self) -> bool:
+        """Whether sums over rows and columns are soft minima that cost less than the entries of the plan."""
+        return isinstance(self.cost, Grid) and self.cost.separable
+
+    def _times(self, v: Tensor) -> Tensor:
+        if not self._by_axis:
+            return torch.cat([self.block(i, j) @ v for i, j in self.chunks()], -2)
+        positive = self._row_sums(v.clamp_min(0).log())
+        return positive - self._row_sums((-v).clamp_min(0).log()) if bool((v < 0).any()) else positive
+
+    def _row_sums(self, log_v: Tensor) -> Tensor:
+        """P v from log v (..., m, k), through soft minima."""
+        h = self.v[..., None, :] + self.epsilon * log_v.mT  # (..., k, m)
+        return ((self.u[..., None, :] - self.cost.softmin(h, self.epsilon, -1)) / self.epsilon).exp().mT
+
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        if self._by_axis:
+            rows, cols = (P._row_sums(torch.zeros_like(P.v)[..., None])[..., 0] for P in (self, self.T))
+            return rows, cols
+        row_sums, col_sum = [], torch.zeros((), dtype=self.dtype)
+        for i, j in self.chunks():
+            P = self.block(i, j)
+            row_sums.append(P.sum(-1))
+            col_sum = P.sum(-2) + col_sum.to(P.device)
+        return torch.cat(row_sums, -1), col_sum
 
     def scale(self, r: Tensor, c: Tensor) -> GibbsPlan:
         return GibbsPlan(self.cost, self.u + self.epsilon * r.log(), self.v + self.epsilon * c.log(), self.epsilon)
