@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
@@ -15,25 +16,29 @@
 
 namespace barrow::simd {
 
+constexpr std::ptrdiff_t PACK = 64;  // columns that the sweeps pack together: a multiple of every register
+
 #if defined(__GNUC__) || defined(__clang__)
 
 namespace baseline {
 #define LANES 2
 #include "kernels.inl"
+#include "sweep.inl"
 #undef LANES
 }  // namespace baseline
 
 #if BARROW_X86
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,fma")
 #endif
 namespace avx2 {
 #define LANES 4
 #include "kernels.inl"
+#include "sweep.inl"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -47,6 +52,7 @@ namespace avx2 {
 namespace avx512 {
 #define LANES 8
 #include "kernels.inl"
+#include "sweep.inl"
 #undef LANES
 }  // namespace avx512
 #if defined(__clang__)
@@ -57,7 +63,7 @@ namespace avx512 {
 
 #endif  // BARROW_X86
 
-#else  // a compiler without vector types: the same four functions, one element at a time
+#else  // a compiler without vector types: the same functions, one element at a time
 
 namespace baseline {
 inline double min_sum(const double* c, const double* p, std::ptrdiff_t count) {
@@ -79,6 +85,7 @@ inline double max_finite(const double* c, std::ptrdiff_t count) {
         if (std::fabs(c[j]) <= std::numeric_limits<double>::max() && best < std::fabs(c[j])) best = std::fabs(c[j]);
     return best;
 }
+#include "sweep_plain.inl"
 }  // namespace baseline
 
 #endif
@@ -89,17 +96,25 @@ struct Kernels {
     decltype(&baseline::find_sum) find_sum;
     decltype(&baseline::lower_to) lower_to;
     decltype(&baseline::max_finite) max_finite;
+    decltype(&baseline::strip) strip;
+    decltype(&baseline::raise) raise;
+    decltype(&baseline::reduce_strip) reduce_strip;
+    decltype(&baseline::places_below) places_below;
+    decltype(&baseline::lower_groups) lower_groups;
+    decltype(&baseline::gibbs_strip) gibbs_strip;
+    decltype(&baseline::add_scaled) add_scaled;
 };
 
 #define BARROW_LEVEL(level, label) \
-    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite }
+    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::strip, level::raise,                       \
+              level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
 
 inline const Kernels& kernels() {
     static const Kernels chosen = [] {
 #if BARROW_X86
         __builtin_cpu_init();
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return BARROW_LEVEL(avx512, "avx512");
-        if (__builtin_cpu_supports("avx2")) return BARROW_LEVEL(avx2, "avx2");
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return BARROW_LEVEL(avx2, "avx2");
         return BARROW_LEVEL(baseline, "baseline");
 #elif defined(__aarch64__) || defined(_M_ARM64)
         return BARROW_LEVEL(baseline, "neon");

@@ -1,0 +1,152 @@
+// Kernels of the sweeps over all pairs of points, in single precision; included by simd.hpp once per instruction-set level
+// like kernels.inl, with LANES doubles (2 LANES floats) to a register. No include guard on purpose.
+//
+// A sweep works on strips: the costs of one row, or of a few, against a tile of columns, which stay in the first cache
+// between the kernels below.
+
+constexpr std::ptrdiff_t FLOATS = 2 * LANES;
+using Floats [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = float;
+using Ints [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = std::int32_t;
+
+// out[r][j] = sum (or maximum) over k of what the norm makes of x[r][k] - y[k][j], for `rows` <= 4 rows of x, whose stride
+// is d, and blocks of PACK columns, each packed as d times PACK numbers.
+template <int norm>
+inline void strip_of(const float* x, const float* y, std::ptrdiff_t d, std::ptrdiff_t blocks, float* out, std::ptrdiff_t stride) {
+    constexpr int ROWS = 4, WIDE = LANES == 8 ? 4 : 2;  // vectors that fit the registers next to each other
+    constexpr std::ptrdiff_t step = WIDE * FLOATS;
+    for (std::ptrdiff_t block = 0; block < blocks; ++block, y += d * PACK, out += PACK) {
+        for (std::ptrdiff_t j = 0; j < PACK; j += step) {
+            Floats sum[ROWS][WIDE] = {};
+            for (std::ptrdiff_t k = 0; k < d; ++k) {
+                for (int v = 0; v < WIDE; ++v) {
+                    const Floats to = *(const Floats*)(y + k * PACK + j + v * FLOATS);
+                    for (int r = 0; r < ROWS; ++r) {
+                        const Floats apart = to - x[r * d + k];
+                        if constexpr (norm == 2) {
+                            sum[r][v] += apart * apart;
+                        } else {
+                            const Floats size = (Floats)((Ints)apart & 0x7fffffff);
+                            if constexpr (norm == 1) sum[r][v] += size;
+                            else sum[r][v] = size > sum[r][v] ? size : sum[r][v];
+                        }
+                    }
+                }
+            }
+            for (int r = 0; r < ROWS; ++r)
+                for (int v = 0; v < WIDE; ++v) *(Floats*)(out + r * stride + j + v * FLOATS) = sum[r][v];
+        }
+    }
+}
+inline void strip(const float* x, const float* y, std::ptrdiff_t d, std::ptrdiff_t blocks, int norm, float* out,
+                  std::ptrdiff_t stride) {
+    if (norm == 2) strip_of<2>(x, y, d, blocks, out, stride);
+    else if (norm == 1) strip_of<1>(x, y, d, blocks, out, stride);
+    else strip_of<0>(x, y, d, blocks, out, stride);
+}
+
+// 2^t to about 2e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126.
+template <bool fine>
+inline void exponential(const Floats& given, Floats& result) {
+    constexpr float shift = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer in the low bits
+    const Floats t = given < -126.0f ? Floats{} - 126.0f : given;
+    const Floats whole = t + shift;
+    const Floats rest = t - (whole - shift);
+    Floats p;
+    if constexpr (fine) {
+        p = 1.5403530e-4f * rest + 1.3333558e-3f;
+        p = p * rest + 9.6181291e-3f;
+        p = p * rest + 5.5504109e-2f;
+        p = p * rest + 2.4022651e-1f;
+    } else {
+        p = 5.6017400e-2f * rest + 2.4170540e-1f;
+    }
+    p = p * rest + 6.9314718e-1f;
+    p = p * rest + 1.0f;
+    const Ints exponent = (Ints)whole << 23;
+    result = (Floats)((Ints)p + exponent);
+}
+
+// c[j] = c[j]^power for c >= 0, to about 2e-6 (1 + power) relatively; a multiple of FLOATS entries.
+inline void raise(float* c, std::ptrdiff_t count, float power) {
+    if (power == 1.0f) return;
+    if (power == 0.5f) {
+        for (std::ptrdiff_t j = 0; j < count; ++j) c[j] = __builtin_sqrtf(c[j]);
+        return;
+    }
+    if (power == 2.0f) {
+        for (std::ptrdiff_t j = 0; j < count; ++j) c[j] *= c[j];
+        return;
+    }
+    for (std::ptrdiff_t j = 0; j < count; j += FLOATS) {
+        const Floats x = *(const Floats*)(c + j);
+        // log2 x: the mantissa in [0.7, 1.4) as (1 + s) / (1 - s), whose logarithm is 2 (s + s^3 / 3 + ...).
+        const Ints bits = (Ints)x, offset = bits - 0x3f3504f3;
+        const Ints exponent = offset >> 23;
+        const Floats mantissa = (Floats)(bits - (exponent << 23));
+        const Floats s = (mantissa - 1.0f) / (mantissa + 1.0f), q = s * s;
+        Floats log = 0.28853900f * q + 0.41219859f;
+        log = log * q + 0.57707802f;
+        log = log * q + 0.96179669f;
+        log = log * q + 2.8853901f;
+        log = log * s + __builtin_convertvector(exponent, Floats);
+        Floats t = log * power, result;
+        t = t > 126.0f ? Floats{} + 126.0f : t;
+        exponential<true>(t, result);
+        *(Floats*)(c + j) = x > 0.0f ? result : Floats{};
+    }
+}
+
+// v[j] = keep c[j] - h[j], in place; the least of them. A multiple of FLOATS entries.
+inline float reduce_strip(float* c, const float* h, float keep, std::ptrdiff_t count) {
+    Floats least = Floats{} + 3e38f;
+    for (std::ptrdiff_t j = 0; j < count; j += FLOATS) {
+        const Floats v = keep * *(const Floats*)(c + j) - *(const Floats*)(h + j);
+        *(Floats*)(c + j) = v;
+        least = v < least ? v : least;
+    }
+    float best = 3e38f;
+    for (int lane = 0; lane < FLOATS; ++lane) best = least[lane] < best ? least[lane] : best;
+    return best;
+}
+
+// Writes the places with v[j] <= bar to `at` and returns how many there are.
+inline std::ptrdiff_t places_below(const float* v, std::ptrdiff_t count, float bar, std::int32_t* at) {
+    std::ptrdiff_t found = 0;
+    for (std::ptrdiff_t j = 0; j < count; j += 2 * FLOATS) {
+        const Ints hit = (*(const Floats*)(v + j) <= bar) | (*(const Floats*)(v + j + FLOATS) <= bar);
+        std::int32_t any = 0;
+        for (int lane = 0; lane < FLOATS; ++lane) any |= hit[lane];
+        if (any)
+            for (std::ptrdiff_t k = j; k < j + 2 * FLOATS; ++k)
+                if (v[k] <= bar) at[found++] = std::int32_t(k);
+    }
+    return found;
+}
+
+// least[j mod PACK] = min(least[j mod PACK], v[j]).
+inline void lower_groups(float* least, const float* v, std::ptrdiff_t count) {
+    for (std::ptrdiff_t from = 0; from < count; from += PACK)
+        for (std::ptrdiff_t j = 0; j < PACK; j += FLOATS) {
+            const Floats s = *(const Floats*)(v + from + j), old = *(const Floats*)(least + j);
+            *(Floats*)(least + j) = s < old ? s : old;
+        }
+}
+
+// c[j] = 2^(f + g[j] - sharp c[j]) roughly, in place; their sum. A multiple of FLOATS entries.
+inline float gibbs_strip(float* c, const float* g, float f, float sharp, std::ptrdiff_t count) {
+    Floats sum = {};
+    for (std::ptrdiff_t j = 0; j < count; j += FLOATS) {
+        Floats e;
+        exponential<false>((*(const Floats*)(g + j) + f) - sharp * *(const Floats*)(c + j), e);
+        *(Floats*)(c + j) = e;
+        sum += e;
+    }
+    float total = 0;
+    for (int lane = 0; lane < FLOATS; ++lane) total += sum[lane];
+    return total;
+}
+
+// y[j] += s c[j].
+inline void add_scaled(float* y, const float* c, float s, std::ptrdiff_t count) {
+    for (std::ptrdiff_t j = 0; j < count; j += FLOATS) *(Floats*)(y + j) += s * *(const Floats*)(c + j);
+}
