@@ -54,9 +54,9 @@ layers: setup
 native: .build/native/check_core
 	.build/native/check_core
 
-.build/native/check_core: tests/native/check_core.cpp $(wildcard csrc/*.*)
+.build/native/check_core: $(wildcard tests/native/*) $(wildcard csrc/*.*)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++20 -O2 -fno-math-errno -Wall -Wextra -pthread -Icsrc $< -o $@
+	$(CXX) -std=c++20 -O2 -fno-math-errno -Wall -Wextra -pthread -Icsrc tests/native/check_core.cpp -o $@
 
 # Two workers with one thread each: on two cores more only wait for one another.
 unit: setup ## unit tests, laws, doctests, README

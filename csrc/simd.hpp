@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define BARROW_X86 1
@@ -85,6 +86,28 @@ inline double max_finite(const double* c, std::ptrdiff_t count) {
         if (std::fabs(c[j]) <= std::numeric_limits<double>::max() && best < std::fabs(c[j])) best = std::fabs(c[j]);
     return best;
 }
+inline std::ptrdiff_t relax(double* d, std::int64_t* from, const double* c, const double* p, double h, std::int64_t row,
+                            std::ptrdiff_t count) {
+    double best = std::numeric_limits<double>::infinity();
+    std::ptrdiff_t at = -1;
+    for (std::ptrdiff_t j = 0; j < count; ++j) {
+        const double s = (c[j] + p[j]) - h;
+        if (s < d[j]) d[j] = s, from[j] = row;
+        if (d[j] < best) best = d[j], at = j;
+    }
+    return at;
+}
+inline std::ptrdiff_t two_least(const double* c, const double* p, std::ptrdiff_t count, double* least) {
+    double first = std::numeric_limits<double>::infinity(), second = first;
+    std::ptrdiff_t at = -1;
+    for (std::ptrdiff_t j = 0; j < count; ++j) {
+        const double s = c[j] + p[j];
+        if (s < first) second = first, first = s, at = j;
+        else if (s < second) second = s;
+    }
+    least[0] = first, least[1] = second;
+    return at;
+}
 #include "sweep_plain.inl"
 }  // namespace baseline
 
@@ -96,6 +119,8 @@ struct Kernels {
     decltype(&baseline::find_sum) find_sum;
     decltype(&baseline::lower_to) lower_to;
     decltype(&baseline::max_finite) max_finite;
+    decltype(&baseline::relax) relax;
+    decltype(&baseline::two_least) two_least;
     decltype(&baseline::strip) strip;
     decltype(&baseline::raise) raise;
     decltype(&baseline::reduce_strip) reduce_strip;
@@ -106,22 +131,27 @@ struct Kernels {
 };
 
 #define BARROW_LEVEL(level, label) \
-    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::strip, level::raise,                       \
-              level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
+    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::relax, level::two_least,                    \
+              level::strip, level::raise, level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
+
+// The levels that this machine can run, the best one first.
+inline std::vector<Kernels> levels() {
+    std::vector<Kernels> found;
+#if BARROW_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) found.push_back(BARROW_LEVEL(avx512, "avx512"));
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(BARROW_LEVEL(avx2, "avx2"));
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+    found.push_back(BARROW_LEVEL(baseline, "neon"));
+#else
+    found.push_back(BARROW_LEVEL(baseline, "baseline"));
+#endif
+    return found;
+}
 
 inline const Kernels& kernels() {
-    static const Kernels chosen = [] {
-#if BARROW_X86
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return BARROW_LEVEL(avx512, "avx512");
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return BARROW_LEVEL(avx2, "avx2");
-        return BARROW_LEVEL(baseline, "baseline");
-#elif defined(__aarch64__) || defined(_M_ARM64)
-        return BARROW_LEVEL(baseline, "neon");
-#else
-        return BARROW_LEVEL(baseline, "baseline");
-#endif
-    }();
+    static const Kernels chosen = levels().front();
     return chosen;
 }
 

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "assignment.hpp"
 #include "monitor.hpp"
 #include "network_simplex.hpp"
 #include "parallel.hpp"
@@ -191,6 +192,8 @@ void check_kernels(const barrow::simd::Kernels& k) {
     }
 }
 
+#include "check_assignment.hpp"
+
 void check_tree_matching() {
     for (int trial = 0; trial < 1000; ++trial) {
         const int nodes = 1 + below(20), leaves = below(nodes + 1);
@@ -303,16 +306,10 @@ void check_parallel() {
 }  // namespace
 
 int main() {
-    check_kernels(barrow::simd::kernels());
-#if BARROW_X86
-    const auto level = [](const char* name, const auto& min, const auto& find, const auto& lower, const auto& max) {
-        check_kernels({name, min, find, lower, max});
-    };
-    namespace simd = barrow::simd;
-    level("baseline", simd::baseline::min_sum, simd::baseline::find_sum, simd::baseline::lower_to, simd::baseline::max_finite);
-    if (__builtin_cpu_supports("avx2"))
-        level("avx2", simd::avx2::min_sum, simd::avx2::find_sum, simd::avx2::lower_to, simd::avx2::max_finite);
-#endif
+    for (const barrow::simd::Kernels& level : barrow::simd::levels()) {
+        check_kernels(level);
+        check_assignment(level);
+    }
     check_pivots();
     check_simplex();
     check_limits();
