@@ -61,7 +61,7 @@ def _axis_by_axis(t: Tensor, weights: Sequence[float], along: Callable[[Tensor, 
     for axis, weight in enumerate(weights, start=1):
         side = t.shape[axis]
         if side > 1:
-            lines = t.movedim(axis, -1)
+            lines = t.movedim(axis, -1).contiguous()  # sums over strides are many times slower
             t = -along(lines.reshape(-1, side), weight).reshape(lines.shape).movedim(-1, axis)
     return -t
 
