@@ -3,6 +3,34 @@ from collections.abc import Callable
 from torch import Tensor
 
 def instruction_set() -> str: ...
+def line_cost(
+    u: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    index: Tensor,
+    p: float,
+    threads: int,
+    cost: Tensor,
+    to_u: Tensor,
+    to_v: Tensor,
+    to_a: Tensor,
+    to_b: Tensor,
+) -> None: ...
+def line_plan(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    index: Tensor,
+    p: float,
+    threads: int,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+    f: Tensor,
+    g: Tensor,
+) -> None: ...
 def network_simplex(
     a: Tensor,
     b: Tensor,

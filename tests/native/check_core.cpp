@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "assignment.hpp"
+#include "line.hpp"
 #include "monitor.hpp"
 #include "network_simplex.hpp"
 #include "parallel.hpp"
@@ -193,6 +194,7 @@ void check_kernels(const barrow::simd::Kernels& k) {
 }
 
 #include "check_assignment.hpp"
+#include "check_line.hpp"
 
 void check_tree_matching() {
     for (int trial = 0; trial < 1000; ++trial) {
@@ -314,6 +316,9 @@ int main() {
     check_simplex();
     check_limits();
     check_tree_matching();
+    check_sort<double>();
+    check_sort<float>();
+    check_line();
     check_parallel();
     std::puts("the C++ core is sound");
 }
