@@ -222,6 +222,40 @@ def test_half_precision_on_a_line_does_not_overflow():
     assert barrow.wasserstein_1d(u, u + 1000, torch.tensor([0.5, 0.5]).half(), p=2) == 1000
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_against_none(dtype):
+    # 7 weights of 1/7 do not sum to 1 in half precision; the side without weights has exactly mass 1.
+    u, b = torch.arange(7).to(dtype), torch.full((7,), 1 / 7).to(dtype)
+    assert barrow.wasserstein_1d(u, u + 2, None, b, p=1) == 2
+    assert float(barrow.wasserstein_1d(u, u + 2, b, None, p=1)) == pytest.approx(2, rel=4e-3)
+
+
+def test_gradients_to_weights_carry_half_of_the_value_each():
+    u, v, a, b = randn(5), randn(4), weights(5).requires_grad_(), weights(4).requires_grad_()
+    cost = barrow.wasserstein_1d(u, v, a, b, p=2).square()
+    f, g = torch.autograd.grad(cost, (a, b))
+    assert torch.allclose(a @ f, cost / 2)
+    assert torch.allclose(b @ g, cost / 2)
+    s = barrow.solve(Problem(Points(u[:, None], v[:, None]), a, b))
+    assert torch.allclose(f, s.f)
+    assert torch.allclose(g, s.g)
+
+
+def on_the_line(x, y, *w):
+    return barrow.wasserstein_1d(x[..., 0], y[..., 0], *w, p=1.5)
+
+
+@pytest.mark.parametrize("loss", [on_the_line, CLOUDS["sliced_wasserstein"]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sorts_are_differentiable_once(loss, weighted):
+    x, y = randn(5, 2).requires_grad_(), randn(5, 2)
+    w = (weights(5), weights(5)) if weighted else ()
+    assert torch.autograd.gradcheck(lambda x: loss(x, y, *w), (x,))
+    (gradient,) = torch.autograd.grad(loss(x, y, *w), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated again"):
+        gradient.sum().backward()
+
+
 # -- slices ----------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +280,53 @@ def test_blocks_of_directions_change_nothing(monkeypatch, weighted):
     pieces = barrow.sliced_wasserstein(x, y, a, n_projections=10, generator=generator())
     assert torch.allclose(pieces, whole, rtol=1e-12)
     assert torch.allclose(torch.autograd.grad(pieces.sum(), x)[0], gradient, rtol=1e-10)
+
+
+@pytest.mark.parametrize("batch", [((), ()), ((2, 1), (3,)), ((2,), ())])
+def test_slices_are_lines(batch):
+    n, m, d, L = 6, 5, 3, 10
+    x, y = (randn(*s, k, d).requires_grad_() for s, k in zip(batch, (n, m), strict=True))
+    a, b = weights(*batch[0], n).requires_grad_(), weights(m).requires_grad_()
+    w = torch.randn(d, L, generator=generator(1)).double()
+    w = w / w.norm(dim=0)
+    lines = [barrow.wasserstein_1d(x @ w[:, k], y @ w[:, k], a, b, p=3) ** 3 for k in range(L)]
+    expected = (sum(lines) / L) ** (1 / 3)
+    value = barrow.sliced_wasserstein(x, y, a, b, p=3, n_projections=L, generator=generator(1))
+    assert torch.allclose(value, expected, rtol=1e-12)
+    upstream = randn(*value.shape)
+    for one, two in zip(
+        torch.autograd.grad(value, (x, y, a, b), upstream),
+        torch.autograd.grad(expected, (x, y, a, b), upstream),
+        strict=True,
+    ):
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-12)
+
+
+def test_the_graph_of_slices_does_not_grow_with_their_number():
+    x, y = randn(30, 3).requires_grad_(), randn(30, 3)
+    kept = []
+
+    def pack(t):
+        kept.append(t.numel())
+        return t
+
+    for n_projections in (10, 1000):
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            value = barrow.sliced_wasserstein(x, y, n_projections=n_projections)
+        assert 0 < sum(kept) <= 10 * x.numel()
+        kept.clear()
+        seen, todo = 0, [value.grad_fn]
+        while todo:
+            node = todo.pop()
+            seen += sum(t.numel() for t in getattr(node, "slopes", ()))
+            todo += [above for above, _ in node.next_functions if above is not None]
+        assert 0 < seen <= x.numel()
+
+
+def test_a_projection_that_overflows_is_told():
+    x = torch.full((5, 64), 3e38)
+    assert_refuses("a projection of x or y overflows torch.float32", barrow.sliced_wasserstein, x, x)
 
 
 def test_slices_are_lower_bounds_and_exact_on_a_line():

@@ -778,7 +778,7 @@ def test_gradients_to_a_weight_used_on_both_sides():
         check_gradient(lambda w, loss=loss: loss(x, y, w, w), [w], along=conserving("w"), h=1e-5, tol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in CLOUD_LOSSES if n != "sliced"])
+@losses
 def test_double_backward_is_refused_in_words(name):
     loss, _ = CLOUD_LOSSES[name]
     x, y, a, b = draw()

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.functional.common import power, refuse_nonfinite, refuse_weights, root
+from barrow.functional.common import refuse_nonfinite, refuse_weights, root
 from barrow.ops import chunks
-from barrow.ops.staircase import staircase
+from barrow.ops.known import known
+from barrow.ops.line import line_cost
+from barrow.solution import BadInput, Status
 
 
 def wasserstein_1d(u: Tensor, v: Tensor, a: Tensor | None = None, b: Tensor | None = None, *, p: float = 2) -> Tensor:
@@ -18,7 +20,8 @@ def wasserstein_1d(u: Tensor, v: Tensor, a: Tensor | None = None, b: Tensor | No
 
         W_p = (integral over q in [0, 1] of |F_u^-1(q) - F_v^-1(q)|^p)^(1/p)
 
-    Sorting is all it takes. For bins of a histogram, take :func:`emd_1d`.
+    Sorting is all it takes: one sort a side where there are no weights and n = m, else one walk along both sides more.
+    For bins of a histogram, take :func:`emd_1d`.
 
     Args:
         u: positions (..., n), in any order.
@@ -28,7 +31,7 @@ def wasserstein_1d(u: Tensor, v: Tensor, a: Tensor | None = None, b: Tensor | No
         p: exponent, at least 1.
 
     Returns:
-        (...), differentiable in positions and weights.
+        (...), differentiable once in positions and weights.
 
     Raises:
         ValueError: shapes that do not fit, NaN, negative weights, different masses.
@@ -63,8 +66,8 @@ def sliced_wasserstein(
 
         SW_p = (mean over directions w on the sphere of  W_p^p(<x, w>, <y, w>))^(1/p)
 
-    Choose it for large clouds in high dimension when a cheap, smooth-enough loss will do: O(n log n) a direction. It
-    is a random estimate: pass a generator to repeat it.
+    Choose it for large clouds in high dimension when a cheap, smooth-enough loss will do: two sorts a direction, and
+    memory for a block of directions, whatever their number. It is a random estimate: pass a generator to repeat it.
 
     Args:
         x: points (..., n, d).
@@ -76,7 +79,7 @@ def sliced_wasserstein(
         generator: where the directions come from; torch's global generator unless given.
 
     Returns:
-        (...), differentiable in points and weights.
+        (...), differentiable once in points and weights.
 
     Raises:
         ValueError: shapes that do not fit, NaN, negative weights, different masses, no projections.
@@ -90,41 +93,75 @@ def sliced_wasserstein(
     x, y = check.clouds(x, y)
     p = check.exponent("p", p)
     L = check.whole("n_projections", n_projections)
-    a = None if a is None else check.weights("a", a, x.shape[-2], x, "x")[..., None, :]
-    b = None if b is None else check.weights("b", b, y.shape[-2], y, "y")[..., None, :]
+    a = None if a is None else check.weights("a", a, x.shape[-2], x, "x")
+    b = None if b is None else check.weights("b", b, y.shape[-2], y, "y")
+    check.batch(**_leading(x=x[..., 0], y=y[..., 0], a=a, b=b))
+    _judge(a, b)
     home = x.device if generator is None else generator.device
     dtype = check.compute_dtype(x.dtype)
     # Drawn in one precision, so that a generator gives the same directions in every other.
     w = torch.randn(x.shape[-1], L, dtype=torch.float32, device=home, generator=generator).to(x.device, dtype)
     w = w / torch.linalg.vector_norm(w, dim=0)
-    size = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * (x.shape[-2] + y.shape[-2])
-    block = max(1, chunks.ENTRIES // max(1, size))
-    total = x.new_zeros((), dtype=dtype)
-    for directions in w.split(block, -1):
-        u, v = ((t.to(dtype) @ directions).mT for t in (x, y))
-        total = total + _line_cost(u, v, a, b, p).sum(-1)
-    return root(total / L, p).to(x.dtype)
+    return root(_sliced_cost(x, y, a, b, w.mT, p), p).to(x.dtype)
 
 
 def _line_cost(u: Tensor, v: Tensor, a: Tensor | None, b: Tensor | None, p: float) -> Tensor:
-    """W_p^p on a line for u (..., n), v (..., m): (...), in at least float32."""
-    n, m = u.shape[-1], v.shape[-1]
-    shapes = {"of u": u.shape[:-1], "of v": v.shape[:-1]}
-    shapes |= {f"of {name}": w.shape[:-1] for name, w in (("a", a), ("b", b)) if w is not None}
-    batch = check.batch(**shapes)
-    refuse_nonfinite(u=u, v=v, a=a, b=b)
-    u, v = (t.to(check.compute_dtype(t.dtype)) for t in (u, v))
-    if a is None and b is None and n == m:
-        return power(u.sort(-1).values - v.sort(-1).values, p).mean(-1)
-    a = u.new_full((n,), 1 / n) if a is None else a
-    b = v.new_full((m,), 1 / m) if b is None else b
-    refuse_weights(a, b)
-    u, v, a, b = (t.expand(*batch, t.shape[-1]) for t in (u, v, a, b))
-    # Cumulative weights are compared in float64: in float32 the rounding of 1/n adds up to whole cells.
-    a, b = a.double(), b.double()
-    b = b * (a.detach().sum(-1, keepdim=True) / b.detach().sum(-1, keepdim=True))
-    u, u_order = u.sort(-1)
-    v, v_order = v.sort(-1)
-    path = staircase(a.gather(-1, u_order), b.gather(-1, v_order))
-    distance = power(u.gather(-1, path.rows) - v.gather(-1, path.cols), p)
-    return (path.mass.to(u.dtype) * distance).sum(-1)
+    """W_p^p on a line for u (..., n), v (..., m): (...), in float64."""
+    check.batch(**_leading(u=u, v=v, a=a, b=b))
+    _judge(a, b)
+    weights = [None if t is None else _plain(t) for t in (a, b)]
+    found = line_cost(_plain(u), _plain(v), weights[0], weights[1], p, _wants(u, v, a, b))
+    if bool(found.cost.isnan().any()):
+        refuse_nonfinite(u=u, v=v)
+    return known(found.cost, (u, v, a, b), found[1:])
+
+
+def _sliced_cost(x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, w: Tensor, p: float) -> Tensor:
+    """Mean over directions w (L, d) of W_p^p between the clouds x (..., n, d) and y (..., m, d): (...), in float64.
+
+    The gradient is found along with the value, so that no block of projections outlives its turn.
+    """
+    points, others = _plain(x), _plain(y)
+    weights = [None if t is None else _plain(t)[..., None, :] for t in (a, b)]
+    wants = _wants(x, y, a, b)
+    size = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * (x.shape[-2] + y.shape[-2])
+    sums: list[Tensor | None] = [None] * 5
+    for directions in w.split(max(1, chunks.ENTRIES // 4 // max(1, size))):
+        found = line_cost(directions @ points.mT, directions @ others.mT, weights[0], weights[1], p, wants)
+        if bool(found.cost.isnan().any()):
+            refuse_nonfinite(x=x, y=y)
+            raise BadInput(f"a projection of x or y overflows {w.dtype}: {Status.not_finite.sentence}")
+        parts: list[Tensor | None] = [found.cost.sum(-1)]
+        parts += [None if s is None else s.mT @ directions for s in found[1:3]]
+        parts += [None if s is None else s.sum(-2) for s in found[3:]]
+        sums = [
+            old if part is None else part if old is None else old.add_(part)
+            for old, part in zip(sums, parts, strict=True)
+        ]
+    value, *slopes = (None if t is None else t / len(w) for t in sums)
+    assert value is not None
+    return known(value, (x, y, a, b), slopes)
+
+
+def _leading(**tensors: Tensor | None) -> dict[str, torch.Size]:
+    """The batch shapes of sides and their weights, (..., atoms), for a complaint."""
+    return {f"of {name}": t.shape[:-1] for name, t in tensors.items() if t is not None}
+
+
+def _judge(a: Tensor | None, b: Tensor | None) -> None:
+    """Refuse weights that are none; a side without weights has mass 1."""
+    like = b if a is None else a
+    if like is not None:
+        refuse_nonfinite(a=a, b=b)
+        one, two = (like.new_ones(1) if w is None else w for w in (a, b))
+        refuse_weights(one, two)
+
+
+def _plain(t: Tensor) -> Tensor:
+    return t.detach().to(check.compute_dtype(t.dtype))
+
+
+def _wants(*sources: Tensor | None) -> tuple[bool, bool, bool, bool]:
+    """Which sources need a gradient."""
+    u, v, a, b = (t is not None and t.requires_grad and torch.is_grad_enabled() for t in sources)
+    return u, v, a, b

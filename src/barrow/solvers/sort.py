@@ -8,7 +8,7 @@ from typing import final
 import torch
 
 from barrow.cost import Points
-from barrow.ops.staircase import in_units, staircase, staircase_potentials
+from barrow.ops.line import line_plan
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
@@ -41,21 +41,6 @@ class Sort(Solver):
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         cost, (n, m) = problem.cost, problem.shape
         assert isinstance(cost, Points)
-        B = problem.a.shape[0]
-        x, x_order = cost.x[..., 0].expand(B, n).sort(-1)
-        y, y_order = cost.y[..., 0].expand(B, m).sort(-1)
-        a, b, unit = in_units(problem.a.gather(-1, x_order), problem.b.gather(-1, y_order))
-        path = staircase(a, b)
-
-        xs, ys = x.gather(-1, path.rows), y.gather(-1, path.cols)
-        here = (xs - ys).abs().pow(cost.p)
-        right = (xs[:, :-1] - ys[:, 1:]).abs().pow(cost.p) - here[:, :-1]
-        down = (xs[:, 1:] - ys[:, :-1]).abs().pow(cost.p) - here[:, :-1]
-        f, g = staircase_potentials(path, right, down, n, m)
-        g = g + here[:, :1]  # tight at the first cell, where f is 0
-
-        plan = SparsePlan(x_order.gather(-1, path.rows), y_order.gather(-1, path.cols), path.mass * unit, (n, m))
-        f = torch.empty_like(f).scatter_(-1, x_order, f)
-        g = torch.empty_like(g).scatter_(-1, y_order, g)
-        done = torch.zeros(B, dtype=torch.long, device=f.device)
-        return Witness(plan, f, g, done, torch.ones_like(done))
+        rows, cols, mass, f, g = line_plan(cost.x[..., 0], cost.y[..., 0], problem.a, problem.b, cost.p)
+        done = torch.zeros(len(mass), dtype=torch.long, device=mass.device)
+        return Witness(SparsePlan(rows, cols, mass, (n, m)), f, g, done, torch.ones_like(done))
