@@ -2,6 +2,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+def assignment(
+    cost: Tensor,
+    start: Tensor,
+    max_steps: int,
+    threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
+    cols: Tensor,
+    f: Tensor,
+    g: Tensor,
+    code: Tensor,
+    steps: Tensor,
+) -> None: ...
 def instruction_set() -> str: ...
 def line_cost(
     u: Tensor,
