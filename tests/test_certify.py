@@ -259,9 +259,9 @@ def test_a_plan_in_single_precision_and_integers_with_gradients():
     assert bounds.upper - value <= 1e-5 * scale_of(known.problem)
 
 
-def test_forbidden_arcs():
-    C = torch.tensor([[0.0, INF], [1.0, 0.0]], dtype=F64)
-    with pytest.raises(BadInput, match=r"C\[0, 1\] is inf"):
+def test_costs_of_minus_infinity_are_refused():
+    C = torch.tensor([[0.0, -INF], [1.0, 0.0]], dtype=F64)
+    with pytest.raises(BadInput, match=r"C\[0, 1\] is -inf"):
         certify(Problem(Dense(C)))
 
 

@@ -34,7 +34,7 @@ FAULTS = [
         "x[4, 0] in problem 2 of 3 is inf: ",
     ),
     (Problem(Points(x, spoiled(y, (2, 1), math.nan)), three), Status.not_finite, "y[2, 1] in problem 0 of 3 is nan: "),
-    (Problem(Dense(spoiled(torch.ones(5, 4), (1, 2), math.inf))), Status.not_finite, "C[1, 2] is inf: "),
+    (Problem(Dense(spoiled(torch.ones(5, 4), (1, 2), -math.inf))), Status.not_finite, "C[1, 2] is -inf: "),
     (
         Problem(Tree(torch.tensor([-1, 0, 0]), torch.tensor([0.0, math.inf, 1.0]))),
         Status.not_finite,

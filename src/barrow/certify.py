@@ -2,8 +2,7 @@
 
 * Repair: any numbers f become feasible potentials by c-transforms (epsilon = 0); at epsilon > 0 every pair is
   feasible and one block ascent on either side only improves it. That is the lower bound.
-* Rounding (Altschuler, Weed and Rigollet 2017, Algorithm 2): any nonnegative matrix is moved into the transport
-  polytope by scaling rows, columns and adding a rank-one term. That is the upper bound.
+* Rounding: any nonnegative matrix is moved into the transport polytope (primal.py). That is the upper bound.
 * Arithmetic is float64, and both bounds are widened by an a-priori bound on its rounding.
 """
 
@@ -18,16 +17,17 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import Cost
 from barrow.ops.summation import pairwise_sum
 from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
-from barrow.problem import Problem, log_ratio, marginal_dual, marginal_penalty, step
+from barrow.primal import Rounded, detour, forbids, primal_objective, round_to_marginals
+from barrow.problem import Problem, log_ratio, marginal_dual, step
 from barrow.screen import complaint, screen
 from barrow.solution import BadInput, Bounds
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # whatever torch.as_tensor reads
 UNIT = torch.finfo(torch.float64).eps / 2  # the unit roundoff
-NEGLIGIBLE = 1e-9  # a share of the mass below which a cheap bound on the cost of a correction is good enough
+GRAIN = 2.0**-50  # a share of the mass: no atom is known better
+SERVED = 40  # rho: where the potential of an atom without an arc ends, exp(-40) being nothing
 
 
 class Bracket(NamedTuple):
@@ -64,6 +64,8 @@ def certify(
     Raises:
         ValueError: shapes that do not fit, or data that make no problem (NaN, negative weights, different masses).
 
+    Where arcs are forbidden (+inf in a Dense cost) and Hall's condition fails, both bounds are inf, which is the truth.
+
     >>> x, y = torch.zeros(3, 1), torch.ones(3, 1)
     >>> bounds = certify(Problem(Points(x, y, p=1)), f=torch.tensor([0.0, 7.0, -2.0]))
     >>> bool(bounds.lower <= 1 <= bounds.upper)
@@ -76,17 +78,23 @@ def certify(
         raise BadInput(complaint(problem, codes))
     batch, (n, m) = problem.batch_shape, problem.shape
     f, g = (_numbers(name, t, size, problem) for name, t, size in (("f", f, n), ("g", g, m)))
-    bracketed = bracket(flat, _as_plan(plan, problem), f, g, defect)
+    bracketed = bracket(flat, _as_plan(plan, problem), f, g, defect, problem.dtype)
     return Bounds(bracketed.lower.reshape(batch), bracketed.upper.reshape(batch))
 
 
 def bracket(
-    problem: Problem, plan: Plan | None, f: Tensor | None, g: Tensor | None, defect: Tensor | float = 0.0
+    problem: Problem,
+    plan: Plan | None,
+    f: Tensor | None,
+    g: Tensor | None,
+    defect: Tensor | float = 0.0,
+    dtype: torch.dtype = torch.float64,
 ) -> Bracket:
     """Repair, round and bracket, for a flattened float64 problem that was screened.
 
     ``defect`` is the relative difference of mass that was mended: V grows in proportion to the mass, so the bracket is
-    widened by that share and holds for either way of mending.
+    widened by that share and holds for either way of mending. Where arcs are forbidden, mass that finds none is mended
+    likewise as long as it is rounding of weights in ``dtype``, that of the data; beyond that there is no plan.
     """
     f, g = repair(problem, f, g)
     value = dual_objective(problem, f, g)
@@ -94,9 +102,11 @@ def bracket(
         plan = gibbs(problem, f, g)
     low, high = problem.cost.limits()
     largest = torch.maximum(low.abs(), high.abs())
-    rounded, u, v = round_to_marginals(problem, plan)
-    upper = primal_objective(problem, rounded, u, v, largest)
-    slack, slack_above = rounding_error(problem, f, g, upper, rounded.terms(), low, largest)
+    known = 0.0 if dtype == torch.float64 else 2 * torch.finfo(dtype).eps
+    grain = (GRAIN * sum(problem.shape) + known + 2 * defect) * problem.a.sum(-1)
+    rounded = round_to_marginals(problem, plan, grain)
+    upper = primal_objective(problem, rounded, largest)
+    slack, slack_above = rounding_error(problem, f, g, upper, rounded, low, largest)
     lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     # Every term of the equation is nonnegative where no cost is negative.
     lower = torch.where(low >= 0, lower.clamp_min(0), lower)
@@ -104,6 +114,9 @@ def bracket(
     mended = defect * upper.abs().nan_to_num(posinf=0.0)
     scale = largest * problem.a.sum(-1)
     slack = slack + slack_above + 2 * mended
+    if forbids(problem.cost):
+        upper = torch.where(rounded.lost > grain, torch.inf, upper)
+        lower = torch.where(rounded.stranded, torch.inf, lower)
     return Bracket(value, f, g, lower - mended, upper + mended, slack, scale.expand_as(value))
 
 
@@ -130,10 +143,10 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
     ratio_a, ratio_b = log_ratio(problem.a, r), log_ratio(problem.b, s)
 
     def left(g: Tensor) -> Tensor:
-        return step(rho_a, epsilon, cost.softmin(_support(g, log_s, epsilon), epsilon, -1), ratio_a)
+        return served(step(rho_a, epsilon, cost.softmin(_support(g, log_s, epsilon), epsilon, -1), ratio_a), rho_a)
 
     def right(f: Tensor) -> Tensor:
-        return step(rho_b, epsilon, cost.softmin(_support(f, log_r, epsilon), epsilon, -2), ratio_b)
+        return served(step(rho_b, epsilon, cost.softmin(_support(f, log_r, epsilon), epsilon, -2), ratio_b), rho_b)
 
     if f is None:
         f = torch.zeros_like(problem.a) if g is None else left(_anchored(problem, g, s))
@@ -146,6 +159,13 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
         half = (pairwise_sum(problem.a * f) - pairwise_sum(problem.b * g)) / (2 * problem.a.sum(-1))
         f, g = f - half[:, None], g + half[:, None]
     return f, g
+
+
+def served(h: Tensor, rho: float) -> Tensor:
+    """Finite potentials for atoms that no allowed arc leads to: nothing bounds them, so any number is feasible."""
+    highest = torch.where(h == torch.inf, -torch.inf, h).amax(-1, keepdim=True)
+    ceiling = SERVED * rho if not math.isinf(rho) else torch.where(highest > -torch.inf, highest, 0)
+    return torch.where(h == torch.inf, ceiling, h)
 
 
 def _anchored(problem: Problem, h: Tensor, weight: Tensor) -> Tensor:
@@ -186,111 +206,11 @@ def dual_objective(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
     return value
 
 
-def round_to_marginals(problem: Problem, plan: Plan | None) -> tuple[Plan, Tensor, Tensor]:
-    """A plan (B, n, m) and a rank-one correction u v' that together meet the hard marginals.
-
-    Altschuler, Weed and Rigollet 2017, Algorithm 2; lazily: a scaled Gibbs plan is a Gibbs plan.
-    """
-    a, b = problem.a, problem.b
-    hard_a, hard_b = (math.isinf(rho) for rho in problem.rho)
-    r_support, s_support = (w > 0 for w in problem.measures)
-    if plan is not None:
-        rows, _ = plan.marginals()
-        if not bool(rows.isfinite().all()):
-            plan = None
-    if plan is None:
-        none = torch.zeros((a.shape[0], 1), dtype=torch.long, device=a.device)
-        plan = SparsePlan(none, none, torch.zeros_like(a[:, :1]), problem.shape)
-        rows = torch.zeros_like(a)
-
-    r = torch.where((a > 0) & r_support, 1.0, 0.0).to(a)
-    c = torch.where((b > 0) & s_support, 1.0, 0.0).to(b)
-    if hard_a or hard_b:
-        rows = _apply(plan, c) if bool((c == 0).any()) else rows
-        if hard_a:
-            full = torch.where(rows > 0, a / torch.where(rows > 0, rows, 1), 1)
-            r = r * (full.clamp_max(1) if hard_b else full)
-        if hard_b:
-            cols = _apply(plan.T, r)
-            full = torch.where(cols > 0, b / torch.where(cols > 0, cols, 1), 1)
-            c = c * (full.clamp_max(1) if hard_a else full)
-    plan = plan.scale(r, c)
-    rows, cols = plan.marginals()
-    if hard_a and hard_b:
-        missing_a, missing_b = (a - rows).clamp_min(0), (b - cols).clamp_min(0)
-    elif hard_a:
-        missing_a, missing_b = torch.where(rows > 0, 0.0, a), b
-    elif hard_b:
-        missing_a, missing_b = a, torch.where(cols > 0, 0.0, b)
-    else:
-        missing_a, missing_b = torch.zeros_like(a), torch.zeros_like(b)
-    share = missing_b.sum(-1, keepdim=True) if hard_a else missing_a.sum(-1, keepdim=True)
-    share = torch.where(share > 0, share, 1)
-    return (plan, missing_a, missing_b / share) if hard_a else (plan, missing_a / share, missing_b)
-
-
-def _apply(plan: Plan, v: Tensor) -> Tensor:
-    """P v for one vector a problem."""
-    return (plan @ v[..., None])[..., 0]
-
-
-def primal_objective(problem: Problem, plan: Plan, u: Tensor, v: Tensor, largest: Tensor) -> Tensor:
-    """The primal objective (B,) of plan + u v', and what it would cost to mend its marginals."""
-    rank_one = u.sum(-1) * v.sum(-1)
-    if problem.epsilon == 0:
-        value = _inner(problem.cost, plan)
-        if bool((rank_one > NEGLIGIBLE * problem.a.sum(-1)).any()):
-            for i, j in problem.cost.chunks(u.shape[0]):
-                moved = problem.cost.block(i, j) * u[:, i:j, None] * v[:, None, :]
-                value = value + pairwise_sum(moved.flatten(-2))
-        else:
-            value = value + problem.cost.spread(u, v)
-        rows, cols = plan.marginals()
-        rows, cols = rows + u * v.sum(-1, keepdim=True), cols + v * u.sum(-1, keepdim=True)
-    else:
-        value, rows, cols = _entropic(problem, plan, u, v)
-        # A potential of 1e8 epsilon scales a Gibbs plan to 8 digits only: what the marginals are off is moved anew.
-        for rho, q, w in zip(problem.rho, (rows, cols), (problem.a, problem.b), strict=True):
-            if math.isinf(rho):
-                value = value + 2 * (q - w).abs().sum(-1) * (largest + 64 * problem.epsilon)
-    for rho, q, w in zip(problem.rho, (rows, cols), (problem.a, problem.b), strict=True):
-        value = value + pairwise_sum(marginal_penalty(rho, q, w))
-    return value
-
-
-def _inner(cost: Cost, plan: Plan) -> Tensor:
-    """<C, P> (B,)."""
-    total: Tensor | float = 0.0
-    for pick, mass in plan.pieces():
-        # A zero of the plan forgives whatever the cost is there.
-        moved = torch.where(mass > 0, pick(cost) * mass, 0)
-        total = total + pairwise_sum(moved.flatten(1))
-    assert isinstance(total, Tensor)
-    return total
-
-
-def _entropic(problem: Problem, plan: Plan, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """<C, P> + epsilon KL(P | r x s) and both marginals, in one pass over blocks of rows."""
-    r, s = problem.measures
-    log_r, log_s = r.log(), s.log()
-    value: Tensor | float = 0.0
-    rows, cols = [], torch.zeros_like(problem.b)
-    for i, j in problem.cost.chunks(u.shape[0]):
-        P = plan.block(i, j) + u[:, i:j, None] * v[:, None, :]
-        reference = log_r[:, i:j, None] + log_s[:, None, :]
-        entry = problem.cost.block(i, j) * P + problem.epsilon * (torch.xlogy(P, P) - P - P * reference)
-        value = value + pairwise_sum(torch.where(P > 0, entry, 0).flatten(1))
-        rows.append(P.sum(-1))
-        cols += P.sum(-2)
-    value = value + problem.epsilon * pairwise_sum(r) * pairwise_sum(s)
-    return value, torch.cat(rows, -1), cols
-
-
 # -- arithmetic ----------------------------------------------------------------------------------------------------
 
 
 def rounding_error(
-    problem: Problem, f: Tensor, g: Tensor, upper: Tensor, terms: Tensor | float, low: Tensor, largest: Tensor
+    problem: Problem, f: Tensor, g: Tensor, upper: Tensor, rounded: Rounded, low: Tensor, largest: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A-priori bounds (B,), (B,) on what float64 rounding can have done to the lower and to the upper bound.
 
@@ -316,13 +236,14 @@ def rounding_error(
         mass = mass + r.sum(-1) * s.sum(-1)
         size = size + largest + 64 * epsilon
         entry = entry + n + m
-    lower = 2 * UNIT * entry * size * mass
+    lower = 2 * UNIT * entry * size * mass + rounded.lost * size
+    terms, detours = rounded.plan.terms(), detour(problem)
     if epsilon > 0:
-        return lower, lower + 2 * UNIT * (entry * upper.abs() + terms * largest * mass)
+        return lower, lower + 2 * UNIT * (entry * upper.abs() + detours * terms * largest * mass)
     # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights. Costs of both
     # signs cancel in the two sums, their roundings do not.
     moved = torch.where(low < 0, largest * mass, upper.abs())
-    anew = torch.where(low < 0, largest * mass, problem.cost.spread(a, b) / a.sum(-1))
+    anew = detours * torch.where(low < 0, largest * mass, problem.cost.spread(a, b) / a.sum(-1))
     return lower, 2 * UNIT * (entry * moved + 2 * terms * anew)
 
 

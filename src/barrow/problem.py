@@ -188,7 +188,8 @@ class Problem:
         if self.cost.batch_shape:
             tensors = (t.masked_fill(faulty.reshape(-1, *[1] * (t.dim() - 1)), 0) for t in self.cost.tensors)
         else:
-            tensors = (t.nan_to_num(0, 0, 0) for t in self.cost.tensors)
+            # One cost for all: where it is at fault, so are all problems.
+            tensors = (t.nan_to_num(0, 0, 0) if bool(faulty.all()) else t for t in self.cost.tensors)
         a, b = (torch.where(faulty[:, None], 1 / w.shape[-1], w) for w in (self.a, self.b))
         reference = self.reference and tuple(torch.where(faulty[:, None], 1, w) for w in self.reference)
         return self._keeping_symmetry(self.cost.replace(*tensors), a, b, reference)

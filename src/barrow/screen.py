@@ -79,7 +79,7 @@ def complaint(problem: Problem, codes: Tensor) -> str:
             named[name] = t if flat.cost.batch_shape else t[None]
         for name, t in named.items():
             one = t[k if t.shape[0] == codes.numel() else 0]
-            bad = (~one.isfinite()).nonzero()
+            bad = (~one.isfinite() & ~((one == torch.inf) & (name == "C"))).nonzero()  # +inf forbids an arc
             if len(bad):
                 at = ", ".join(str(int(i)) for i in bad[0])
                 return f"{name}[{at}]{where} is {float(one[tuple(bad[0])]):g}: {status.sentence}"

@@ -19,7 +19,7 @@ class Status(enum.Enum):
     converged = 0, "converged"
     step_limit = 1, "max_steps was reached before the certified gap fell to tol: raise max_steps, tol or epsilon"
     cycle = 2, "the pivots stopped making progress: scale the costs to about 1, or use Sinkhorn with a small epsilon"
-    infeasible = 3, "no plan of finite cost has these marginals: some mass has no arc to leave by"
+    infeasible = 3, "no plan of finite cost has these marginals: allow more arcs, or a finite rho and epsilon > 0"
     gap = 4, "the certified gap is above tol although the algorithm ended: the data are at the limit of their precision"
     not_finite = 5, "the input contains NaN or infinity: look for a division by zero where it was made"
     negative_weights = 6, "weights must not be negative: clamp or re-normalise them"
@@ -61,8 +61,8 @@ class Bounds:
 
     @property
     def gap(self) -> Tensor:
-        """The width, upper - lower."""
-        return self.upper - self.lower
+        """The width, upper - lower; 0 where both are the same infinity."""
+        return torch.where(self.lower == self.upper, 0.0, self.upper - self.lower)
 
     @property
     def relative_gap(self) -> Tensor:
@@ -97,9 +97,11 @@ class Solution:
 
     Attributes:
         value: V, the dual objective at the repaired potentials (...): differentiable in everything of the problem that
-            requires grad, once (its gradient is the plan and the potentials).
+            requires grad, once (its gradient is the plan and the potentials). inf, without a gradient (NaN), where a
+            problem is proved infeasible.
         bounds: lower <= truth <= upper, float64.
-        plan: the plan, batched like the problem; ``plan @ y``, ``plan.T``, ``plan.dense()``, ``plan.marginals()``.
+        plan: the plan, batched like the problem; ``plan @ y``, ``plan.T``, ``plan.dense()``, ``plan.marginals()``. That
+            of an infeasible problem uses forbidden arcs.
         f: left potential (..., n).
         g: right potential (..., m).
         codes: status codes (...); :attr:`status` spells them out.

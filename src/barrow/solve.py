@@ -11,7 +11,9 @@ from torch import Tensor
 
 from barrow import check
 from barrow.certify import Bracket, bracket, gibbs, within
-from barrow.plan import GibbsPlan, Plan
+from barrow.ops.hall import stranded
+from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
+from barrow.primal import forbids
 from barrow.problem import Problem, marginal_slope
 from barrow.screen import complaint, faults, screen
 from barrow.solution import BadInput, Bounds, Solution, SolveError, Status
@@ -55,7 +57,7 @@ def solve(
     solution = attempt(problem, solver, start=start, progress=progress)
     refuse_faults(problem, solution)
     if not solution.converged:
-        raise SolveError(failure(solution), solution)
+        raise SolveError(failure(solution, problem), solution)
     return solution
 
 
@@ -93,14 +95,24 @@ def attempt(
         flat, fault, defect = screen(problem)
         witness = solver.run(flat, start and _start(start, problem), watch)
         watch.tell("proof", 0)
-        proof = bracket(flat, witness.plan, witness.f, witness.g, defect)
+        proof = bracket(flat, witness.plan, witness.f, witness.g, defect, problem.dtype)
+        hopeless = proof.lower == torch.inf
         # The status follows from the certificate alone; the algorithm's own word only names the cause of a failure.
         cause = torch.where(witness.codes == 0, Status.gap.code, witness.codes)
         codes = torch.where(within(proof, solver.tol, dtype), 0, cause)
+        codes = torch.where(hopeless, Status.infeasible.code, codes)
 
         plan: Plan = witness.plan
         if isinstance(plan, GibbsPlan):
             plan = gibbs(flat, proof.f, proof.g)  # of the repaired potentials, so that value and gradient agree
+            if bool(hopeless.any()):
+                # Potentials of a contradiction run away, and their plan with them: the independent coupling stands in.
+                coupling = flat.a[:, :, None] * flat.b[:, None, :] / flat.a.sum(-1)[:, None, None]
+                plan = DensePlan(torch.where(hopeless[:, None, None], coupling, plan.dense()))
+        elif isinstance(plan, SparsePlan) and forbids(flat.cost):
+            # What a plan has on forbidden arcs is rounding where the problem was solved, and a contradiction elsewhere.
+            crumbs = (flat.cost.pairs(plan.rows, plan.cols) == torch.inf) & (codes == 0)[:, None]
+            plan = SparsePlan(plan.rows, plan.cols, torch.where(crumbs, 0, plan.mass), plan.size)
         if bool(fault.any()):
             codes = torch.where(fault != 0, fault, codes)
             proof, plan = _blank(fault != 0, proof, plan)
@@ -109,7 +121,9 @@ def attempt(
         value = _round_down(torch.maximum(proof.value, proof.lower), problem.dtype).reshape(batch)
     sources = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
     if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
-        value = _Value.apply(value, problem, plan, f, g, *sources)
+        hole = torch.where(hopeless.reshape(*batch, 1), torch.nan, 1.0).to(f)  # inf has no gradient
+        known = plan.scale(hole.expand_as(f), torch.ones_like(g)) if bool(hopeless.any()) else plan
+        value = _Value.apply(value, problem, known, f * hole, g * hole, *sources)
     return Solution(
         value=value,
         bounds=Bounds(proof.lower.reshape(batch), proof.upper.reshape(batch)),
@@ -158,7 +172,7 @@ def _round_down(value: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(rounded.double() > value, below, rounded)
 
 
-def failure(solution: Solution) -> str:
+def failure(solution: Solution, problem: Problem) -> str:
     """One line on the first problem of a batch that was not certified."""
     codes = solution.codes.flatten()
     k = int(codes.nonzero()[0, 0])
@@ -166,10 +180,41 @@ def failure(solution: Solution) -> str:
     which = f"problem {k} of {codes.numel()}: " if solution.codes.dim() else ""
     count = int((codes != 0).sum())
     others = f" ({count} problems in all)" if count > 1 else ""
+    if lower == math.inf:
+        return f"{which}{_contradiction(problem, k)}: {Status.infeasible}{others}"
     return (
         f"{which}{solution.solver} certified only truth in [{lower:.6g}, {upper:.6g}] "
         f"after {int(solution.steps.flatten()[k])} steps: {Status.of(int(codes[k]))}{others}"
     )
+
+
+def _contradiction(problem: Problem, k: int) -> str:
+    """Which row of an infeasible problem has mass that no arc can carry, and why."""
+    flat = screen(problem).problem
+    a, b = flat.a[k].cpu(), flat.b[k].cpu()
+    C = flat.cost.dense().cpu()
+    allowed = (C[k] if C.dim() == 3 else C) < torch.inf
+    for name, other, rho, w, open_ in (
+        ("row", "column", problem.rho[0], a, allowed & (b > 0)),
+        ("column", "row", problem.rho[1], b, allowed.mT & (a > 0)),
+    ):
+        alone = (w > 0) & ~open_.any(-1)
+        if math.isinf(rho) and bool(alone.any()):
+            at = int(torch.where(alone, w, 0).argmax())
+            return f"{name} {at} holds {float(w[at]):.6g}, but no arc joins it to a {other} with mass"
+    found = stranded(a, b, allowed)
+    at = int(found.left.argmax())
+    return (
+        f"row {at} holds {float(a[at]):.6g}, of which {float(found.left[at]):.6g} has no arc to leave by, as rows "
+        f"{_listed(found.rows)} hold {float(a[found.rows].sum()):.6g} and may only go to columns {_listed(found.cols)} "
+        f"that want {float(b[found.cols].sum()):.6g}"
+    )
+
+
+def _listed(chosen: Tensor) -> str:
+    """The first few of a set."""
+    at = chosen.nonzero()[:, 0].tolist()
+    return "{" + ", ".join(map(str, at[:4])) + (f", ... {len(at)} in all" if len(at) > 4 else "") + "}"
 
 
 # -- the gradient --------------------------------------------------------------------------------------------------

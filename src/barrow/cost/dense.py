@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -16,7 +18,7 @@ from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_trans
 @final
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dense(Cost):
-    """A cost matrix C (..., n, m). Any numbers: negative ones are legal, and no metric is needed.
+    """A cost matrix C (..., n, m). Any numbers: negative ones are legal, no metric is needed, and +inf forbids an arc.
 
     Raises:
         ValueError: not a floating-point tensor with at least two dimensions, none empty.
@@ -68,11 +70,23 @@ class Dense(Cost):
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         return blockwise_soft_c_transform(self, h, epsilon)
 
+    @functools.cached_property
+    def forbids(self) -> bool:
+        """Whether an arc is forbidden."""
+        return bool((self.C.amax((-2, -1)) == torch.inf).any())
+
     def limits(self) -> tuple[Tensor, Tensor]:
-        return self.C.amin((-2, -1)), self.C.amax((-2, -1))
+        """Of the allowed arcs; 0 and 0 where there is none."""
+        low, high = self.C.amin((-2, -1)), self.C.amax((-2, -1))
+        if bool((high == torch.inf).any()):
+            blocks = (self.block(i, j) for i, j in self.chunks(math.prod(self.batch_shape)))
+            rows = torch.cat([torch.where(t == torch.inf, -torch.inf, t).amax(-1) for t in blocks], -1)
+            high = torch.where(low == torch.inf, 0, rows.amax(-1))
+            low = torch.where(low == torch.inf, 0, low)
+        return low, high
 
     def spread(self, u: Tensor, v: Tensor) -> Tensor:
-        return self.C.amax((-2, -1)) * u.sum(-1) * v.sum(-1)
+        return self.limits()[1] * u.sum(-1) * v.sum(-1)
 
     @property
     def roundings(self) -> float:

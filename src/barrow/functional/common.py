@@ -23,7 +23,7 @@ def value(problem: Problem, solver: Solver | None = None, *, offset: float = 0.0
     solution = attempt(problem, solver)
     refuse_faults(problem, solution)
     if not solution.converged:
-        warnings.warn(failure(solution), ConvergenceWarning, stacklevel=3)
+        warnings.warn(failure(solution, problem), ConvergenceWarning, stacklevel=3)
     return solution.value - offset
 
 

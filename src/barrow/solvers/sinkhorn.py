@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.certify import bracket, gibbs, within
+from barrow.certify import bracket, gibbs, served, within
 from barrow.cost import Cost, Dense, Grid
 from barrow.ops.chunks import ENTRIES
 from barrow.problem import Problem, log_ratio, step
@@ -98,10 +98,13 @@ class Sinkhorn(Solver):
             proof = bracket(judged.exact, gibbs(judged.exact, judged.f, judged.g), judged.f, judged.g)
             done = within(proof, self.tol, torch.float64)
             codes[active[pick[done]]] = 0
+            hopeless = proof.lower == torch.inf
+            codes[active[pick[hopeless]]] = Status.infeasible.code
+            done = done | hopeless
             gap = (proof.upper - proof.lower) / proof.upper.abs().clamp_min(torch.finfo(f.dtype).tiny)
             factor[pick] = gap / change[pick].clamp_min(torch.finfo(f.dtype).tiny)
             sought[pick] = count
-            gaps[active[pick]] = gap
+            gaps[active[pick]] = torch.where(hopeless, torch.inf, gap)
             worst = float(gaps.max())
             watch.tell("sweeps", count, gap=worst, now=True)
             stay = torch.ones_like(due)
@@ -171,7 +174,7 @@ class _State:
         if problem.symmetric:
             # One potential for both sides; averaging turns the oscillation of the plain iteration into fast decay.
             soft = self.cost.softmin(self.f + eps * r.log(), epsilon, -1)
-            self.f = self.g = (self.f + step(rho_a, eps, soft, 0.0)) / 2
+            self.f = self.g = (self.f + served(step(rho_a, eps, soft, 0.0), rho_a)) / 2
         else:
             shift = self._translation()[:, None]
             f, g = self.f + shift, self.g - shift
@@ -180,9 +183,9 @@ class _State:
             together = ((epsilon > problem.epsilon) & (epsilon <= LAST * problem.epsilon))[:, None]
             length = torch.where(together, 0.5, self.omega[:, None])
             soft = self.cost.softmin(f + eps * r.log(), epsilon, -2)
-            self.g = g + length * (step(rho_b, eps, soft, log_ratio(problem.b, s)) - g)
+            self.g = g + length * (served(step(rho_b, eps, soft, log_ratio(problem.b, s)), rho_b) - g)
             soft = self.cost.softmin(torch.where(together, g, self.g) + eps * s.log(), epsilon, -1)
-            self.f = f + length * (step(rho_a, eps, soft, log_ratio(problem.a, r)) - f)
+            self.f = f + length * (served(step(rho_a, eps, soft, log_ratio(problem.a, r)), rho_a) - f)
         moved = torch.where(problem.a > 0, problem.a * (self.f - before).abs(), 0).sum(-1)
         moved = moved / (epsilon * problem.a.sum(-1))
         self._anneal(moved)
