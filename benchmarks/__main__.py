@@ -11,8 +11,9 @@ from rich.console import Console
 
 from benchmarks.exact import EXACT
 from benchmarks.harness import HERE, append, compare, show
+from benchmarks.line import LINE, SLICED
 
-CASES = {case.name: case for case in (EXACT,)}
+CASES = {case.name: case for case in (EXACT, LINE, SLICED)}
 
 
 def main(

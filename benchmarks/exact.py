@@ -11,7 +11,7 @@ from torch import Tensor
 
 import barrow
 from barrow.ops.network_simplex import SimplexResult, network_simplex
-from benchmarks.harness import Answer, Case, Contender, Setting
+from benchmarks.harness import Answer, Case, Contender, Setting, judge_plan
 
 
 class Data(NamedTuple):
@@ -77,5 +77,6 @@ EXACT = Case(
     ),
     settings=settings,
     make=make,
-    problem=tuple,
+    known=tuple,
+    judge=judge_plan,
 )

@@ -1,4 +1,7 @@
-"""Runs contenders on one input, side by side, and writes down time, memory and the gap that each one reached."""
+"""Runs contenders on one input, side by side, and writes down time, memory and the gap that each one reached.
+
+A case says how its answers are judged: :func:`judge_plan` for witnesses, :func:`judge_value` for bare numbers.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,10 @@ class Setting:
     m: int
     d: int
     weights: str
+    task: str = ""  # what is asked of this input, where a case asks for several things
 
     def __str__(self) -> str:
-        return f"n={self.n} m={self.m} d={self.d} {self.weights}"
+        return f"n={self.n} m={self.m} d={self.d} {self.weights} {self.task}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,22 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Value:
+    """What a contender found, where that is a number and perhaps its gradient."""
+
+    value: float
+    gradient: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Contender:
-    """``run`` is what is timed; ``answer`` turns what it returns into what is judged."""
+    """``run`` is what is timed; ``answer`` turns what it returns into what is judged; ``takes`` says which settings."""
 
     name: str
     package: str
     run: Callable[[Any], Any]
-    answer: Callable[[Any], Answer]
+    answer: Callable[[Any], Any]
+    takes: Callable[[Setting], bool] = lambda setting: True
 
     @property
     def version(self) -> str:
@@ -64,13 +77,17 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """``make`` draws the input of a setting; ``problem`` shows its (a, b, C) to the judge."""
+    """``make`` draws the input of a setting, ``known`` is what the judge must know of it, found once.
+
+    ``judge(known, answer)`` returns the value and the gap.
+    """
 
     name: str
     contenders: Sequence[Contender]
     settings: Callable[[Sequence[int]], Iterable[Setting]]
     make: Callable[[Setting], Any]
-    problem: Callable[[Any], tuple[Tensor, Tensor, Tensor]]
+    known: Callable[[Any], Any]
+    judge: Callable[[Any, Any], tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +105,7 @@ class Row:
     m: int
     d: int
     weights: str
+    task: str
     repeats: int
     median_s: float
     q25_s: float
@@ -98,8 +116,9 @@ class Row:
     ratio_to_first_peer: float
 
 
-def judge(a: Tensor, b: Tensor, C: Tensor, answer: Answer) -> tuple[float, float]:
+def judge_plan(known: tuple[Tensor, Tensor, Tensor], answer: Answer) -> tuple[float, float]:
     """Value and relative gap, the same for everybody: a plan of the right marginals against feasible potentials."""
+    a, b, C = known
     if isinstance(answer.plan, tuple):
         rows, cols, mass = answer.plan
         plan = torch.zeros_like(C).index_put((rows, cols), mass, accumulate=True)
@@ -115,6 +134,15 @@ def judge(a: Tensor, b: Tensor, C: Tensor, answer: Answer) -> tuple[float, float
     f = (C - g).amin(1)
     lower = (a @ f + b @ g).item()
     return upper, (upper - lower) / max(abs(upper), 1e-300)
+
+
+def judge_value(known: Value, answer: Value) -> tuple[float, float]:
+    """Value and relative error; of a gradient the largest error against its largest entry counts too."""
+    error = abs(answer.value - known.value) / max(abs(known.value), 1e-300)
+    if answer.gradient is not None and known.gradient is not None:
+        off = (answer.gradient.double() - known.gradient).abs().max() / known.gradient.abs().max()
+        error = max(error, off.item())
+    return answer.value, error
 
 
 def peak_megabytes(case: Case, setting: Setting, contender: Contender) -> float:
@@ -187,22 +215,23 @@ def commit() -> str:
 def compare(case: Case, setting: Setting, repeats: int) -> list[Row]:
     """Every contender ``repeats`` times, taking turns, so that a slow spell of the machine hits all of them."""
     data = case.make(setting)
-    a, b, C = case.problem(data)
-    times: dict[str, list[float]] = {c.name: [] for c in case.contenders}
+    known = case.known(data)
+    contenders = [c for c in case.contenders if c.takes(setting)]
+    times: dict[str, list[float]] = {c.name: [] for c in contenders}
     judged: dict[str, tuple[float, float]] = {}
     for repeat in range(repeats + 1):
-        for contender in case.contenders:
+        for contender in contenders:
             start = time.perf_counter()
             found = contender.run(data)
             if repeat > 0:  # the first warms the caches
                 times[contender.name].append(time.perf_counter() - start)
             if contender.name not in judged:
-                judged[contender.name] = judge(a, b, C, contender.answer(found))
+                judged[contender.name] = case.judge(known, contender.answer(found))
             del found
-    peer = next((c.name for c in case.contenders if c.package != "barrow"), case.contenders[0].name)
+    peer = next((c.name for c in contenders if c.package != "barrow"), contenders[0].name)
     here = (datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), commit(), machine())
     rows = []
-    for contender in case.contenders:
+    for contender in contenders:
         spent = times[contender.name]
         median = statistics.median(spent)
         low, _, high = statistics.quantiles(spent, n=4, method="inclusive") if repeats > 1 else spent * 3
@@ -239,7 +268,8 @@ def append(rows: Sequence[Row], path: Path) -> None:
 
 def show(rows: Sequence[Row], console: Console) -> None:
     first = rows[0]
-    table = Table(title=f"{first.case}: n={first.n} m={first.m} d={first.d} {first.weights}", title_justify="left")
+    setting = Setting(first.n, first.m, first.d, first.weights, first.task)
+    table = Table(title=f"{first.case}: {setting}", title_justify="left")
     table.add_column("contender")
     for name in ("median", "quartiles", "peak", "value", "gap", "speed"):
         table.add_column(name, justify="right")

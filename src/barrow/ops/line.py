@@ -254,11 +254,12 @@ def _rows(t: Tensor) -> Tensor:
 
 def _index(batch: torch.Size, *sides: Tensor | None) -> Tensor:
     """Which row of each side every problem of the batch takes: (4, problems)."""
-    index = torch.zeros(len(sides), *batch, dtype=torch.int64)
-    for row, side in zip(index, sides, strict=True):
-        if side is not None:
-            row.copy_(torch.arange(math.prod(side.shape[:-1])).view(side.shape[:-1]))
-    return index.view(len(sides), -1)
+    each = torch.arange(batch.numel())
+    return torch.stack([each if t is None or t.shape[:-1] == batch else _expanded(t.shape[:-1], batch) for t in sides])
+
+
+def _expanded(leading: torch.Size, batch: torch.Size) -> Tensor:
+    return torch.arange(leading.numel()).view(leading).expand(batch).flatten()
 
 
 def _asked(found: _Five, wants: Wants) -> LineCost:
