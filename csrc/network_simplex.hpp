@@ -5,8 +5,8 @@
 // with a dense cost matrix or a list of allowed arcs. Works on raw pointers and knows neither torch nor Python.
 //
 // Weights become 60-bit integers, so flows are exact (spanning_tree.hpp says why that matters). A greedy plan is the first
-// basis; it only uses allowed arcs where it can. Forbidden arcs that it needs cost more than any detour, so they are empty
-// at the optimum exactly when a finite plan exists.
+// basis (first_basis.hpp). Forbidden arcs that it needs cost more than any detour, so they are empty at the optimum exactly
+// when a finite plan exists.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "first_basis.hpp"
 #include "monitor.hpp"
 #include "simd.hpp"
 #include "spanning_tree.hpp"
@@ -37,8 +38,6 @@ struct Entering {
     double cost = 0, reduced = 0;
     std::int64_t seen = 0;  // arcs looked at to find it
 };
-
-inline bool is_allowed(double cost) { return cost < std::numeric_limits<double>::infinity(); }
 
 // Every pair is an arc; +inf forbids one.
 class DenseArcs {
@@ -190,96 +189,11 @@ private:
     std::int32_t at_ = 0;
 };
 
-namespace detail {
-
-inline double sum_of_weights(const double* a, std::int32_t n) {
-    double sum = 0;
-    for (std::int32_t i = 0; i < n; ++i)
-        if (std::isfinite(a[i]) && a[i] > 0) sum += a[i];
-    return std::isfinite(sum) ? sum : 0;
-}
-
-// Weights in units of 2^-60 of `sum`. Those below half a unit, and whatever is not a positive finite number, count as zero.
-inline std::vector<std::int64_t> to_integers(const double* a, std::int32_t n, double sum) {
-    std::vector<std::int64_t> out(n, 0);
-    for (std::int32_t i = 0; i < n; ++i)
-        if (std::isfinite(a[i]) && a[i] > 0) out[i] = std::llround(std::ldexp(a[i] / sum, 60));
-    return out;
-}
-
-// Makes two lists of integers sum to the same by raising the largest of the lighter one. Both sides were scaled alike, so
-// weights that are equal stay equal integers and ties stay ties.
-inline void balance(std::vector<std::int64_t>& supply, std::vector<std::int64_t>& demand) {
-    std::int64_t excess = 0;
-    for (std::int64_t s : supply) excess += s;
-    for (std::int64_t d : demand) excess -= d;
-    std::vector<std::int64_t>& lighter = excess > 0 ? demand : supply;
-    *std::max_element(lighter.begin(), lighter.end()) += std::abs(excess);
-}
-
-// The first basis. Row after row takes the cheapest columns that still want mass; rows that find none share the rest over
-// forbidden pairs. Every step but the last exhausts exactly one row or one column, so the arcs form a tree. Equal amounts
-// are decided as if each row held a little more and the root column wanted all of it: then no flow is zero, hence the true
-// tree is strongly feasible. Empty if the monitor stops it.
-template <class Arcs>
-std::vector<SpanningTree::Arc> greedy_basis(const Arcs& arcs, const std::vector<std::int32_t>& rows,
-                                            const std::vector<std::int64_t>& supply, std::vector<std::int64_t> demand,
-                                            std::int32_t root_col, double forbidden, Monitor& monitor) {
-    constexpr double infinity = std::numeric_limits<double>::infinity();
-    struct Rest {
-        std::int32_t row;
-        std::int64_t amount, little;
-    };
-    const std::int32_t m = std::int32_t(demand.size());
-    std::vector<std::int64_t> little(m, 0);
-    little[root_col] = std::int64_t(rows.size());
-    std::vector<double> offset(m);
-    for (std::int32_t j = 0; j < m; ++j) offset[j] = demand[j] > 0 ? 0 : infinity;
-    std::vector<SpanningTree::Arc> basis;
-    std::vector<Rest> stranded;
-    basis.reserve(rows.size() + m);
-    // Moves what it can over (row, j) and says whether column j is exhausted.
-    const auto move = [&](Rest& rest, std::int32_t j, double cost) {
-        const bool row_first = rest.amount < demand[j] || (rest.amount == demand[j] && rest.little <= little[j]);
-        const bool col_first = rest.amount > demand[j] || (rest.amount == demand[j] && rest.little >= little[j]);
-        const std::int64_t amount = row_first ? rest.amount : demand[j], extra = row_first ? rest.little : little[j];
-        basis.push_back({rest.row, j, amount, cost});
-        rest.amount -= amount, rest.little -= extra;
-        demand[j] -= amount, little[j] -= extra;
-        if (col_first) offset[j] = infinity;
-        return row_first;
-    };
-    for (std::int32_t i : rows) {
-        if (monitor.stop()) return {};
-        Rest rest{i, supply[i], 1};
-        for (;;) {
-            const std::int32_t j = arcs.cheapest(i, offset.data());
-            if (j < 0) {
-                stranded.push_back(rest);
-                break;
-            }
-            if (move(rest, j, arcs.cost(i, j))) break;
-        }
-    }
-    std::int32_t j = 0;
-    for (Rest& rest : stranded) {
-        for (; j < m; ++j) {
-            if (offset[j] > 0) continue;
-            if (move(rest, j, forbidden)) {
-                if (offset[j] > 0) ++j;
-                break;
-            }
-        }
-    }
-    return basis;
-}
-
-}  // namespace detail
-
-// Solves one problem. If the monitor stops it the output means nothing; if the time runs out it is the plan at hand.
+// Solves one problem, from a start that may be anything. If the monitor stops it the output means nothing; if the time runs
+// out it is the plan at hand.
 template <class Arcs>
 void network_simplex(Arcs& arcs, std::int32_t n, std::int32_t m, const double* a, const double* b, std::int64_t max_steps,
-                     Monitor& monitor, SimplexOutput& out) {
+                     const Start& start, Monitor& monitor, SimplexOutput& out) {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     constexpr double epsilon = std::numeric_limits<double>::epsilon();
     const std::int64_t capacity = std::max<std::int64_t>(0, std::int64_t(n) + m - 1);
@@ -302,7 +216,8 @@ void network_simplex(Arcs& arcs, std::int32_t n, std::int32_t m, const double* a
         const double dearest = arcs.scale();
         const double forbidden = dearest > 0 ? (2.0 * std::min(n, m) + 3) * dearest : 1.0;
         const std::int32_t root_col = std::int32_t(std::max_element(demand.begin(), demand.end()) - demand.begin());
-        const auto basis = detail::greedy_basis(arcs, rows, supply, demand, root_col, forbidden, monitor);
+        const auto basis =
+            detail::FirstBasis(arcs, rows, supply, demand, root_col, forbidden).build(start, monitor);
         if (monitor.stop()) {
             out.code = interrupted;
             return;

@@ -122,6 +122,7 @@ struct Kernels {
     decltype(&baseline::relax) relax;
     decltype(&baseline::two_least) two_least;
     decltype(&baseline::strip) strip;
+    decltype(&baseline::strip_double) strip_double;
     decltype(&baseline::raise) raise;
     decltype(&baseline::reduce_strip) reduce_strip;
     decltype(&baseline::places_below) places_below;
@@ -132,7 +133,7 @@ struct Kernels {
 
 #define BARROW_LEVEL(level, label) \
     Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::relax, level::two_least,                    \
-              level::strip, level::raise, level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
+              level::strip, level::strip_double, level::raise, level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
 
 // The levels that this machine can run, the best one first.
 inline std::vector<Kernels> levels() {

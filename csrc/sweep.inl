@@ -8,24 +8,36 @@ constexpr std::ptrdiff_t FLOATS = 2 * LANES;
 using Floats [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = float;
 using Ints [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = std::int32_t;
 
-// out[r][j] = sum (or maximum) over k of what the norm makes of x[r][k] - y[k][j], for `rows` <= 4 rows of x, whose stride
-// is d, and blocks of PACK columns, each packed as d times PACK numbers.
-template <int norm>
-inline void strip_of(const float* x, const float* y, std::ptrdiff_t d, std::ptrdiff_t blocks, float* out, std::ptrdiff_t stride) {
+// A vector type loses its alignment when it is itself a template argument, hence these.
+struct Singles {
+    using Number = float;
+    using Numbers [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = float;
+};
+struct Doubles {
+    using Number = double;
+    using Numbers [[gnu::vector_size(8 * LANES), gnu::aligned(8), gnu::may_alias]] = double;
+};
+
+// out[r][j] = sum (or maximum) over k of what the norm makes of x[r][k] - y[k][j], for 4 rows of x, whose stride is d, and
+// blocks of PACK columns, each packed as d times PACK numbers. In floats, and in doubles.
+template <int norm, class Kind, class Number = typename Kind::Number>
+inline void strip_of(const Number* x, const Number* y, std::ptrdiff_t d, std::ptrdiff_t blocks, Number* out,
+                     std::ptrdiff_t stride) {
+    using Numbers = typename Kind::Numbers;
     constexpr int ROWS = 4, WIDE = LANES == 8 ? 4 : 2;  // vectors that fit the registers next to each other
-    constexpr std::ptrdiff_t step = WIDE * FLOATS;
+    constexpr std::ptrdiff_t lanes = sizeof(Numbers) / sizeof(Number);
     for (std::ptrdiff_t block = 0; block < blocks; ++block, y += d * PACK, out += PACK) {
-        for (std::ptrdiff_t j = 0; j < PACK; j += step) {
-            Floats sum[ROWS][WIDE] = {};
+        for (std::ptrdiff_t j = 0; j < PACK; j += WIDE * lanes) {
+            Numbers sum[ROWS][WIDE] = {};
             for (std::ptrdiff_t k = 0; k < d; ++k) {
                 for (int v = 0; v < WIDE; ++v) {
-                    const Floats to = *(const Floats*)(y + k * PACK + j + v * FLOATS);
+                    const Numbers to = *(const Numbers*)(y + k * PACK + j + v * lanes);
                     for (int r = 0; r < ROWS; ++r) {
-                        const Floats apart = to - x[r * d + k];
+                        const Numbers apart = to - x[r * d + k];
                         if constexpr (norm == 2) {
                             sum[r][v] += apart * apart;
                         } else {
-                            const Floats size = (Floats)((Ints)apart & 0x7fffffff);
+                            const Numbers size = apart < 0 ? -apart : apart;
                             if constexpr (norm == 1) sum[r][v] += size;
                             else sum[r][v] = size > sum[r][v] ? size : sum[r][v];
                         }
@@ -33,15 +45,24 @@ inline void strip_of(const float* x, const float* y, std::ptrdiff_t d, std::ptrd
                 }
             }
             for (int r = 0; r < ROWS; ++r)
-                for (int v = 0; v < WIDE; ++v) *(Floats*)(out + r * stride + j + v * FLOATS) = sum[r][v];
+                for (int v = 0; v < WIDE; ++v) *(Numbers*)(out + r * stride + j + v * lanes) = sum[r][v];
         }
     }
 }
+template <class Kind, class Number = typename Kind::Number>
+inline void strip_by(const Number* x, const Number* y, std::ptrdiff_t d, std::ptrdiff_t blocks, int norm, Number* out,
+                     std::ptrdiff_t stride) {
+    if (norm == 2) strip_of<2, Kind>(x, y, d, blocks, out, stride);
+    else if (norm == 1) strip_of<1, Kind>(x, y, d, blocks, out, stride);
+    else strip_of<0, Kind>(x, y, d, blocks, out, stride);
+}
 inline void strip(const float* x, const float* y, std::ptrdiff_t d, std::ptrdiff_t blocks, int norm, float* out,
                   std::ptrdiff_t stride) {
-    if (norm == 2) strip_of<2>(x, y, d, blocks, out, stride);
-    else if (norm == 1) strip_of<1>(x, y, d, blocks, out, stride);
-    else strip_of<0>(x, y, d, blocks, out, stride);
+    strip_by<Singles>(x, y, d, blocks, norm, out, stride);
+}
+inline void strip_double(const double* x, const double* y, std::ptrdiff_t d, std::ptrdiff_t blocks, int norm, double* out,
+                         std::ptrdiff_t stride) {
+    strip_by<Doubles>(x, y, d, blocks, norm, out, stride);
 }
 
 // 2^t to about 2e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126.

@@ -56,6 +56,7 @@ void run(std::int64_t count, int threads, const Terms& terms, const Body& body) 
 void assignment(nb::module_& m);
 void line(nb::module_& m);
 void network_simplex(nb::module_& m);
+void pairs(nb::module_& m);
 void tree_matching(nb::module_& m);
 
 }  // namespace barrow::bind

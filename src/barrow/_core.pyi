@@ -15,6 +15,45 @@ def assignment(
     code: Tensor,
     steps: Tensor,
 ) -> None: ...
+def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, threads: int, out: Tensor) -> None: ...
+def column_generation_matrix(
+    cost: Tensor,
+    a: Tensor,
+    b: Tensor,
+    start: Tensor | None,
+    max_steps: int,
+    threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+    f: Tensor,
+    g: Tensor,
+    code: Tensor,
+    steps: Tensor,
+) -> None: ...
+def column_generation_points(
+    x: Tensor,
+    y: Tensor,
+    p: float,
+    norm: float,
+    a: Tensor,
+    b: Tensor,
+    start: Tensor | None,
+    max_steps: int,
+    threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+    f: Tensor,
+    g: Tensor,
+    code: Tensor,
+    steps: Tensor,
+) -> None: ...
+def distances(x: Tensor, y: Tensor, p: float, norm: float, threads: int, out: Tensor) -> None: ...
 def instruction_set() -> str: ...
 def line_cost(
     u: Tensor,
@@ -52,6 +91,10 @@ def network_simplex(
     threads: int,
     seconds: float,
     listener: Callable[[str, int, int], object] | None,
+    start_g: Tensor,
+    start_rows: Tensor,
+    start_cols: Tensor,
+    start_mass: Tensor,
     rows: Tensor,
     cols: Tensor,
     mass: Tensor,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from barrow import check
 from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, reshape_batch
-from barrow.ops import distance, monotone_min
+from barrow.ops import distance, monotone_min, pairs
 
 
 @final
@@ -80,6 +80,8 @@ class Points(Cost):
 
     def c_transform(self, h: Tensor) -> Tensor:
         if self.d > 1:
+            if pairs.swept(self.x, self.y, h) and self.p <= 32:  # more is too much for single precision
+                return pairs.c_transform(self.x, self.y, h, self.p, self.norm)
             return blockwise_c_transform(self, h)
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
         x, y, h = (t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (self.x[..., 0], self.y[..., 0], h))

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from barrow.ops import pairs
+
 
 def roundings(d: int, p: float) -> float:
     """How many units of roundoff, at most, a computed |x - y|^p is away from the truth, relatively.
@@ -27,6 +29,8 @@ def all_pairs(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
     """|x_i - y_j|_norm^p for x (..., n, d) and y (..., m, d): (..., n, m)."""
     if x.dtype in (torch.float16, torch.bfloat16):
         return all_pairs(x.float(), y.float(), p, norm).to(x.dtype)
+    if pairs.swept(x, y):
+        return pairs.distances(x, y, p, norm)
     if math.isinf(norm):
         # The gradient of cdist is no subgradient where several coordinates share the maximum.
         sides = ((x[..., :, None, k] - y[..., None, :, k]).abs() for k in range(x.shape[-1]))

@@ -1,0 +1,159 @@
+#include "pairs.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <nanobind/stl/optional.h>
+
+#include "bind.hpp"
+#include "column_generation.hpp"
+#include "distances.hpp"
+#include "strips.hpp"
+
+namespace barrow::bind {
+
+namespace {
+
+Ground ground_of(double p, double norm) { return Ground{p, norm == 1 ? 1 : norm == 2 ? 2 : 0}; }
+
+// The clouds of problem k; one cloud may serve all.
+struct Clouds {
+    const Array<const double, 3>&x, &y;
+
+    Clouds(const Array<const double, 3>& x, const Array<const double, 3>& y, std::size_t batch) : x(x), y(y) {
+        require(x.shape(2) == y.shape(2), "x and y need the same dimension");
+        for (const auto* cloud : {&x, &y})
+            require(cloud->shape(0) == 1 || cloud->shape(0) == batch, "the clouds do not fit the batch");
+        require(x.shape(1) < (1u << 30) && y.shape(1) < (1u << 30), "too many points");
+    }
+    const double* left(std::int64_t k) const { return x.data() + (x.shape(0) == 1 ? 0 : k * x.shape(1) * x.shape(2)); }
+    const double* right(std::int64_t k) const { return y.data() + (y.shape(0) == 1 ? 0 : k * y.shape(1) * y.shape(2)); }
+    std::int32_t n() const { return std::int32_t(x.shape(1)); }
+    std::int32_t m() const { return std::int32_t(y.shape(1)); }
+    std::int64_t d() const { return std::int64_t(x.shape(2)); }
+};
+
+// A batch shares the threads among its problems; a single problem has them all.
+int threads_each(std::size_t batch, int threads) { return batch > 1 ? 1 : threads; }
+
+template <class Make>
+void generate(const Array<const double, 2>& a, const Array<const double, 2>& b, const std::optional<Array<const double, 2>>& start,
+              std::int64_t max_steps, int threads, const Terms& terms, const Array<std::int64_t, 2>& rows,
+              const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass, const Array<double, 2>& f,
+              const Array<double, 2>& g, const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps,
+              const Make& make) {
+    const std::size_t batch = a.shape(0), n = a.shape(1), m = b.shape(1), capacity = n + m - 1;
+    require(n > 0 && m > 0 && b.shape(0) == batch, "a and b need the same batch size, and rows and columns");
+    require(rows.shape(0) == batch && cols.shape(0) == batch && mass.shape(0) == batch && rows.shape(1) == capacity &&
+                cols.shape(1) == capacity && mass.shape(1) == capacity,
+            "rows, cols and mass need the shape (batch, n + m - 1)");
+    require(f.shape(0) == batch && f.shape(1) == n && g.shape(0) == batch && g.shape(1) == m && code.shape(0) == batch &&
+                steps.shape(0) == batch,
+            "f, g, code and steps do not fit the batch");
+    require(!start || (start->shape(0) == batch && start->shape(1) == m), "start needs the shape (batch, m)");
+    const std::int64_t limit = max_steps < 0 ? default_max_steps(n, m) : max_steps;
+    run(batch, threads, terms, [&](std::int64_t k, Monitor& monitor) {
+        SimplexOutput out{rows.data() + k * capacity, cols.data() + k * capacity, mass.data() + k * capacity,
+                          f.data() + k * n, g.data() + k * m, 0, 0};
+        const std::unique_ptr<Pairs> pairs = make(k);
+        column_generation(*pairs, a.data() + k * n, b.data() + k * m, start ? start->data() + k * m : nullptr, limit, monitor,
+                          out);
+        code.data()[k] = out.code;
+        steps.data()[k] = out.steps;
+    });
+}
+
+}  // namespace
+
+void pairs(nb::module_& module) {
+    module.def(
+        "distances",
+        [](const Array<const double, 3>& x, const Array<const double, 3>& y, double p, double norm, int threads,
+           const Array<double, 3>& out) {
+            const Clouds clouds(x, y, out.shape(0));
+            const std::int64_t n = clouds.n(), m = clouds.m(), d = clouds.d(), batch = out.shape(0);
+            require(out.shape(1) == std::size_t(n) && out.shape(2) == std::size_t(m), "out needs the shape (batch, n, m)");
+            if (batch == 0) return;
+            // Packing is little work against the rest, and shared by the parts of a problem.
+            const std::int64_t parts = batch >= 4 * threads ? 1 : std::min<std::int64_t>(n, 4 * threads);
+            std::vector<std::vector<double>> packed(y.shape(0) == 1 ? 1 : batch);
+            run(packed.size(), threads, Terms{},
+                [&](std::int64_t k, Monitor&) { packed[k] = pack_columns(clouds.right(k), m, d); });
+            run(batch * parts, threads, Terms{}, [&](std::int64_t index, Monitor&) {
+                const std::int64_t k = index / parts, part = index % parts;
+                distances(clouds.left(k), packed[packed.size() == 1 ? 0 : k], m, d, ground_of(p, norm), n * part / parts,
+                          n * (part + 1) / parts, out.data() + k * n * m);
+            });
+        },
+        "x"_a.noconvert(), "y"_a.noconvert(), "p"_a, "norm"_a, "threads"_a, "out"_a.noconvert(),
+        "Powers of the distances between the points of each pair of clouds, into the array given.");
+
+    module.def(
+        "c_transform",
+        [](const Array<const double, 3>& x, const Array<const double, 3>& y, const Array<const double, 2>& h, double p,
+           double norm, int threads, const Array<double, 2>& out) {
+            const std::size_t batch = out.shape(0);
+            const Clouds clouds(x, y, batch);
+            require(h.shape(0) == batch && h.shape(1) == std::size_t(clouds.m()), "h needs the shape (batch, m)");
+            require(out.shape(1) == std::size_t(clouds.n()), "out needs the shape (batch, n)");
+            const int each = threads_each(batch, threads);
+            run(batch, threads, Terms{}, [&](std::int64_t k, Monitor& monitor) {
+                const PointFrame frame(clouds.left(k), clouds.right(k), clouds.n(), clouds.m(), clouds.d(), ground_of(p, norm));
+                const PointStrips strips(clouds.left(k), clouds.right(k), clouds.n(), clouds.m(), clouds.d(),
+                                         ground_of(p, norm), frame);
+                Sweeps<PointStrips>(strips, each)
+                    .transform(h.data() + k * h.shape(1), out.data() + k * out.shape(1), monitor);
+            });
+        },
+        "x"_a.noconvert(), "y"_a.noconvert(), "h"_a.noconvert(), "p"_a, "norm"_a, "threads"_a, "out"_a.noconvert(),
+        "min_j |x_i - y_j|^p - h_j for each pair of clouds, into the array given.");
+
+    module.def(
+        "column_generation_points",
+        [](const Array<const double, 3>& x, const Array<const double, 3>& y, double p, double norm,
+           const Array<const double, 2>& a, const Array<const double, 2>& b,
+           const std::optional<Array<const double, 2>>& start, std::int64_t max_steps, int threads, double seconds,
+           const nb::object& listener, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
+           const Array<double, 2>& mass, const Array<double, 2>& f, const Array<double, 2>& g,
+           const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
+            const Clouds clouds(x, y, a.shape(0));
+            require(a.shape(1) == x.shape(1) && b.shape(1) == y.shape(1), "a and b need one weight for every point");
+            const int each = threads_each(a.shape(0), threads);
+            generate(a, b, start, max_steps, threads, Terms{seconds, listener}, rows, cols, mass, f, g, code, steps,
+                     [&](std::int64_t k) {
+                         return std::make_unique<PointPairs>(clouds.left(k), clouds.right(k), clouds.n(), clouds.m(), clouds.d(),
+                                                             ground_of(p, norm), each);
+                     });
+        },
+        "x"_a.noconvert(), "y"_a.noconvert(), "p"_a, "norm"_a, "a"_a.noconvert(), "b"_a.noconvert(),
+        "start"_a.noconvert().none(), "max_steps"_a, "threads"_a, "seconds"_a, "listener"_a.none(), "rows"_a.noconvert(),
+        "cols"_a.noconvert(), "mass"_a.noconvert(), "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(),
+        "steps"_a.noconvert(), "Solve transportation problems between clouds of points into the arrays given.");
+
+    module.def(
+        "column_generation_matrix",
+        [](const Array<const double, 3>& cost, const Array<const double, 2>& a, const Array<const double, 2>& b,
+           const std::optional<Array<const double, 2>>& start, std::int64_t max_steps, int threads, double seconds,
+           const nb::object& listener, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
+           const Array<double, 2>& mass, const Array<double, 2>& f, const Array<double, 2>& g,
+           const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
+            const std::size_t batch = a.shape(0), n = a.shape(1), m = b.shape(1);
+            require((cost.shape(0) == 1 || cost.shape(0) == batch) && cost.shape(1) == n && cost.shape(2) == m,
+                    "cost needs the shape (batch or 1, n, m)");
+            const std::size_t stride = cost.shape(0) == 1 ? 0 : n * m;
+            const int each = threads_each(batch, threads);
+            generate(a, b, start, max_steps, threads, Terms{seconds, listener}, rows, cols, mass, f, g, code, steps,
+                     [&](std::int64_t k) {
+                         return std::make_unique<MatrixPairs>(cost.data() + k * stride, std::int32_t(n), std::int32_t(m), each);
+                     });
+        },
+        "cost"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "start"_a.noconvert().none(), "max_steps"_a, "threads"_a,
+        "seconds"_a, "listener"_a.none(), "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(),
+        "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(), "steps"_a.noconvert(),
+        "Solve dense transportation problems by column generation into the arrays given.");
+}
+
+}  // namespace barrow::bind

@@ -1,0 +1,238 @@
+// Where sweeps get their numbers from: strips of the costs between two clouds of points, or of a matrix, in single
+// precision, with a bound on what single precision may have done to them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "pairs.hpp"
+#include "simd.hpp"
+
+namespace barrow {
+
+// The power of a distance, |x - y|^p: norm is 1, 2, or 0 for the maximum.
+struct Ground {
+    double p;
+    int norm;
+
+    // Differences are taken directly, coordinate by coordinate, as everywhere in double precision.
+    double cost(const double* x, const double* y, std::int64_t d) const {
+        double sum = 0;
+        if (norm == 2)
+            for (std::int64_t k = 0; k < d; ++k) sum += (x[k] - y[k]) * (x[k] - y[k]);
+        else if (norm == 1)
+            for (std::int64_t k = 0; k < d; ++k) sum += std::fabs(x[k] - y[k]);
+        else
+            for (std::int64_t k = 0; k < d; ++k) sum = std::max(sum, std::fabs(x[k] - y[k]));
+        return power(sum);
+    }
+    // |.|^p from what the norm sums: the squares if it is 2.
+    double power(double sum) const {
+        if (norm == 2) {
+            if (p == 2) return sum;
+            sum = std::sqrt(sum);
+        }
+        return p == 1 ? sum : p == 2 ? sum * sum : std::pow(sum, p);
+    }
+};
+
+// The middle of the box around both clouds, and the distance of the farthest point from it.
+struct PointFrame {
+    std::vector<double> centre;
+    double radius = 0;
+
+    PointFrame(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground) : centre(d) {
+        std::vector<double> low(x, x + d), high(low);
+        const auto stretch = [&](const double* z, std::int32_t count) {
+            for (std::int32_t i = 0; i < count; ++i, z += d)
+                for (std::int64_t k = 0; k < d; ++k) low[k] = std::min(low[k], z[k]), high[k] = std::max(high[k], z[k]);
+        };
+        stretch(x, n), stretch(y, m);
+        for (std::int64_t k = 0; k < d; ++k) centre[k] = low[k] + (high[k] - low[k]) / 2;
+        const Ground distance{1, ground.norm};
+        for (std::int32_t i = 0; i < n; ++i) radius = std::max(radius, distance.cost(x + i * d, centre.data(), d));
+        for (std::int32_t j = 0; j < m; ++j) radius = std::max(radius, distance.cost(y + j * d, centre.data(), d));
+        if (!(radius > 0)) radius = 1;
+    }
+};
+
+// Strips of |x_i - y_j|^p. Both clouds are moved and scaled into the unit ball; then a coordinate in single precision is off
+// by u = 2^-24 of itself and a distance by e_i = u (|x_i| + max |y_j|), beyond the relative error of its arithmetic. With
+// D^p >= D~^p - p D~^(p-1) e and Young's inequality, D^p >= (1 - t) D~^p - (e / s)^p for t = (p - 1) s^(p / (p - 1)).
+class PointStrips {
+public:
+    PointStrips(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground,
+                const PointFrame& frame)
+        : x64_(x), y64_(y), n_(n), m_(m), d_(d), ground_(ground),
+          unit_(std::max(std::pow(frame.radius, ground.p), std::numeric_limits<double>::min())) {
+        constexpr double u = 0x1p-24 * 1.001, t = 0x1p-20;
+        const double p = ground.p;
+        const std::int64_t blocks = (m + simd::PACK - 1) / simd::PACK;
+        x_.assign(std::size_t(n + 3) * d, 0.0f);
+        y_.assign(std::size_t(blocks) * d * simd::PACK, 0.0f);
+        std::vector<double> size(n, 0.0);
+        double farthest = 0;
+        for (std::int32_t i = 0; i < n; ++i) {
+            for (std::int64_t k = 0; k < d; ++k) {
+                const double z = (x[i * d + k] - frame.centre[k]) / frame.radius;
+                x_[i * d + k] = float(z);
+                grow(size[i], z);
+            }
+            finish(size[i]);
+        }
+        for (std::int32_t j = 0; j < m; ++j) {
+            double distance = 0;
+            for (std::int64_t k = 0; k < d; ++k) {
+                const double z = (y[j * d + k] - frame.centre[k]) / frame.radius;
+                y_[((j / simd::PACK) * d + k) * simd::PACK + j % simd::PACK] = float(z);
+                grow(distance, z);
+            }
+            finish(distance);
+            farthest = std::max(farthest, distance);
+        }
+        power_ = float(ground.norm == 2 ? p / 2 : p);
+        const double distance = u * (ground.norm == 2 ? d / 2.0 + 2 : double(d) + 1);
+        const double power = power_ == 1 ? 0 : power_ == 0.5f || power_ == 2 ? u : 3e-5;
+        keep_ = float(1 - (p * distance + power + (p > 1 ? t : 0) + 4 * u));
+        slack_.resize(n);
+        const double s = p > 1 ? std::pow(t / (p - 1), (p - 1) / p) : 1;
+        for (std::int32_t i = 0; i < n; ++i) slack_[i] = float(std::pow(u * (size[i] + farthest) / s, p) * 1.001 + 1e-30);
+    }
+
+    std::int32_t rows() const { return n_; }
+    std::int32_t cols() const { return m_; }
+    double unit() const { return unit_; }
+    double largest() const { return std::pow(2.0, ground_.p) * 1.001; }
+    float keep() const { return keep_; }
+    float slack(std::int32_t i) const { return slack_[i]; }
+    double exact(std::int32_t i, std::int32_t j) const {
+        return ground_.cost(x64_ + std::int64_t(i) * d_, y64_ + std::int64_t(j) * d_, d_);
+    }
+    void strip(std::int32_t i, std::int32_t from, std::int32_t count, float* out, std::ptrdiff_t stride) const {
+        simd::kernels().strip(x_.data() + i * d_, y_.data() + std::int64_t(from) * d_, d_, count / simd::PACK, ground_.norm, out,
+                              stride);
+        if (power_ != 1)
+            for (int r = 0; r < 4; ++r) simd::kernels().raise(out + r * stride, count, power_);
+    }
+
+private:
+    void grow(double& size, double z) const {
+        size = ground_.norm == 2 ? size + z * z : ground_.norm == 1 ? size + std::fabs(z) : std::max(size, std::fabs(z));
+    }
+    void finish(double& size) const {
+        if (ground_.norm == 2) size = std::sqrt(size);
+    }
+
+    const double *x64_, *y64_;
+    std::int32_t n_, m_;
+    std::int64_t d_;
+    Ground ground_;
+    double unit_;
+    std::vector<float> x_, y_, slack_;  // y in blocks of PACK columns, coordinate by coordinate
+    float power_, keep_;
+};
+
+// Strips of a matrix, in units of its largest finite magnitude; +inf forbids a pair.
+class MatrixStrips {
+public:
+    MatrixStrips(const double* C, std::int32_t n, std::int32_t m) : C_(C), n_(n), m_(m) {
+        unit_ = simd::kernels().max_finite(C, std::ptrdiff_t(n) * m);
+        if (!(unit_ > 0)) unit_ = 1;
+    }
+
+    std::int32_t rows() const { return n_; }
+    std::int32_t cols() const { return m_; }
+    double unit() const { return unit_; }
+    double largest() const { return 2; }
+    float keep() const { return 1; }
+    float slack(std::int32_t) const { return 0x1p-22f; }
+    double exact(std::int32_t i, std::int32_t j) const { return C_[std::int64_t(i) * m_ + j]; }
+    void strip(std::int32_t i, std::int32_t from, std::int32_t count, float* out, std::ptrdiff_t stride) const {
+        const double scale = 1 / unit_;
+        const std::int32_t present = std::min(count, m_ - from);
+        for (std::int32_t r = 0; r < 4; ++r, out += stride) {
+            const double* row = C_ + std::int64_t(std::min(i + r, n_ - 1)) * m_ + from;
+            for (std::int32_t j = 0; j < present; ++j) {
+                const double c = row[j] * scale;
+                out[j] = float(c < 1e30 ? c : 1e30);
+            }
+            std::fill(out + present, out + count, 1.0f);
+        }
+    }
+
+private:
+    const double* C_;
+    std::int32_t n_, m_;
+    double unit_;
+};
+
+class PointPairs final : public Pairs {
+public:
+    PointPairs(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground, int threads)
+        : frame_(x, y, n, m, d, ground),
+          forth_(x, y, n, m, d, ground, frame_),
+          back_(y, x, m, n, d, ground, frame_),
+          over_cols_(forth_, threads),
+          over_rows_(back_, threads) {}
+
+    std::int32_t rows() const override { return forth_.rows(); }
+    std::int32_t cols() const override { return forth_.cols(); }
+    double cost(std::int32_t i, std::int32_t j) const override { return forth_.exact(i, j); }
+    double scale() const override { return forth_.unit() * forth_.largest(); }
+    void row_transform(const double* g, double* f, Monitor& monitor) override { over_cols_.transform(g, f, monitor); }
+    void col_transform(const double* f, double* g, Monitor& monitor) override { over_rows_.transform(f, g, monitor); }
+    void row_bars(const double* g, int count, double* bar, Monitor& monitor) override {
+        over_cols_.bars(g, count, bar, monitor);
+    }
+    void collect(const double* g, const double* bar, int most, ArcList& arcs, Monitor& monitor) override {
+        over_cols_.collect(g, bar, most, arcs, monitor);
+    }
+    double sinkhorn_step(const double* a, const double* b, float* F, float* G, double sharp, Monitor& monitor) override {
+        return over_cols_.sinkhorn_step(a, b, F, G, sharp, monitor);
+    }
+
+private:
+    PointFrame frame_;
+    PointStrips forth_, back_;
+    Sweeps<PointStrips> over_cols_, over_rows_;
+};
+
+class MatrixPairs final : public Pairs {
+public:
+    MatrixPairs(const double* C, std::int32_t n, std::int32_t m, int threads) : C_(C), strips_(C, n, m), sweeps_(strips_, threads) {}
+
+    std::int32_t rows() const override { return strips_.rows(); }
+    std::int32_t cols() const override { return strips_.cols(); }
+    double cost(std::int32_t i, std::int32_t j) const override { return strips_.exact(i, j); }
+    double scale() const override { return strips_.unit(); }
+    void row_transform(const double* g, double* f, Monitor&) override {
+        const std::int32_t m = cols();
+        std::vector<double> p(g, g + m);
+        for (double& h : p) h = -h;
+        for (std::int32_t i = 0; i < rows(); ++i) f[i] = simd::kernels().min_sum(C_ + std::int64_t(i) * m, p.data(), m);
+    }
+    void col_transform(const double* f, double* g, Monitor&) override {
+        const std::int32_t m = cols();
+        std::fill_n(g, m, std::numeric_limits<double>::infinity());
+        for (std::int32_t i = 0; i < rows(); ++i)
+            if (f[i] > -std::numeric_limits<double>::infinity())
+                simd::kernels().lower_to(g, C_ + std::int64_t(i) * m, f[i], m);
+    }
+    void row_bars(const double* g, int count, double* bar, Monitor& monitor) override { sweeps_.bars(g, count, bar, monitor); }
+    void collect(const double* g, const double* bar, int most, ArcList& arcs, Monitor& monitor) override {
+        sweeps_.collect(g, bar, most, arcs, monitor);
+    }
+    double sinkhorn_step(const double* a, const double* b, float* F, float* G, double sharp, Monitor& monitor) override {
+        return sweeps_.sinkhorn_step(a, b, F, G, sharp, monitor);
+    }
+
+private:
+    const double* C_;
+    MatrixStrips strips_;
+    Sweeps<MatrixStrips> sweeps_;
+};
+
+}  // namespace barrow
