@@ -64,7 +64,7 @@ def true_cost(u: np.ndarray, v: np.ndarray, a: np.ndarray | None, b: np.ndarray 
     one, two = (
         np.full(len(t), 1, np.longdouble) if w is None else w.astype(np.longdouble) for t, w in ((u, a), (v, b))
     )
-    u_order, v_order = np.argsort(u), np.argsort(v)
+    u_order, v_order = np.argsort(u, kind="stable"), np.argsort(v, kind="stable")
     A, B = np.cumsum(one[u_order]), np.cumsum(two[v_order])
     A, B = A / A[-1], B / B[-1]
     ends = np.sort(np.concatenate((A, B)))
