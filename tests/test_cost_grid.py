@@ -341,7 +341,7 @@ def test_a_faulty_problem_stops_nobody():
 
 
 def test_who_solves_what():
-    problem = Problem(Grid((2, 3), 2))
+    problem = Problem(Grid((2, 3), 2), torch.rand(6))
     assert isinstance(Auto().select(problem), Simplex)
     assert isinstance(Auto().select(Problem(Grid((2, 3), 2), epsilon=1)), Sinkhorn)
 

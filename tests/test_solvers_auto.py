@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import barrow
-from barrow import Auto, Dense, Incompatible, Points, Problem, Simplex, Sinkhorn, Sort, Tree, TreeFlow
+from barrow import Assignment, Auto, Dense, Incompatible, Points, Problem, Simplex, Sinkhorn, Sort, Tree, TreeFlow
 from barrow.solvers.base import Watch
 from problems import KINDS
 
@@ -11,13 +11,15 @@ def costs():
     return {
         "line": Points(torch.rand(4, 1), torch.rand(4, 1)),
         "plane": Points(torch.rand(4, 2), torch.rand(4, 2)),
+        "oblong": Points(torch.rand(4, 2), torch.rand(5, 2)),
         "dense": Dense(torch.rand(4, 4)),
         "tree": Tree(torch.tensor([-1, 0, 0, 0, 0]), torch.ones(5)),
     }
 
 
 @pytest.mark.parametrize(
-    ("name", "solver"), [("line", Sort), ("plane", Simplex), ("dense", Simplex), ("tree", TreeFlow)]
+    ("name", "solver"),
+    [("line", Sort), ("plane", Assignment), ("dense", Assignment), ("oblong", Simplex), ("tree", TreeFlow)],
 )
 def test_the_structure_chooses(name, solver):
     cost = costs()[name]
@@ -45,7 +47,7 @@ def test_auto_does_not_run_itself_and_hands_a_start_on():
     s = barrow.solve(problem)
     assert barrow.solve(problem, Auto(), start=s).steps <= s.steps
     with pytest.raises(Incompatible, match="does not start"):
-        barrow.solve(Problem(costs()["dense"]), Auto(), start=s)
+        barrow.solve(Problem(costs()["line"]), Auto(), start=s)
 
 
 def test_bad_tolerance():

@@ -147,8 +147,12 @@ class Problem:
 
     # -- the same problem, otherwise stored -------------------------------------------------------------------------
 
-    def _with(self, cost: Cost, a: Tensor, b: Tensor, reference: tuple[Tensor, Tensor] | None) -> Problem:
-        return Problem(cost, a, b, epsilon=self.epsilon, rho=self.rho, reference=reference)
+    def _with(
+        self, cost: Cost, a: Tensor, b: Tensor, reference: tuple[Tensor, Tensor] | None, uniform: tuple[bool, bool]
+    ) -> Problem:
+        new = Problem(cost, a, b, epsilon=self.epsilon, rho=self.rho, reference=reference)
+        object.__setattr__(new, "uniform", uniform)
+        return new
 
     def detach(self, dtype: torch.dtype | None = None) -> Problem:
         """The same problem off the autograd graph, in another precision where one is given."""
@@ -165,7 +169,7 @@ class Problem:
             b = a
             if isinstance(cost, Points):
                 cost = cost.replace(cost.x, cost.x)
-        return self._with(cost, a, b, reference)  # type: ignore[arg-type]
+        return self._with(cost, a, b, reference, self.uniform)  # type: ignore[arg-type]
 
     def flatten(self) -> Problem:
         """The same problems with exactly one batch dimension: a (B, n), b (B, m); a shared cost stays shared."""
@@ -196,7 +200,8 @@ class Problem:
 
     def replace(self, *, cost: Cost | None = None, b: Tensor | None = None) -> Problem:
         """The same problem with another cost or right weights."""
-        return self._with(cost or self.cost, self.a, self.b if b is None else b, self.reference)
+        uniform = (self.uniform[0], self.uniform[1] and b is None)
+        return self._with(cost or self.cost, self.a, self.b if b is None else b, self.reference, uniform)
 
     def __repr__(self) -> str:
         options = f", epsilon={self.epsilon:g}" if self.epsilon else ""

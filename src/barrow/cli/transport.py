@@ -140,11 +140,11 @@ def _posed(
 
 
 def _refuse_excess(problem: barrow.Problem, solver: barrow.Solver) -> None:
-    """The simplex stores the cost matrix: better to say so than to be killed for it."""
+    """These solvers store the cost matrix: better to say so than to be killed for it."""
     n, m = problem.shape
     need = 2 * 8 * n * m
     free = files.free_memory()
-    if isinstance(solver, barrow.Simplex) and free is not None and need > free:
+    if isinstance(solver, barrow.Simplex | barrow.Assignment) and free is not None and need > free:
         raise Complaint(
             f"exact transport between {n} and {m} points needs about {need / 2**30:.1f} GiB of memory, but "
             f"{free / 2**30:.1f} GiB are free: take --epsilon, or fewer points"

@@ -9,6 +9,7 @@ from barrow.check import Incompatible
 from barrow.cost import Points, Tree
 from barrow.problem import Problem
 from barrow.solution import Witness
+from barrow.solvers.assignment import Assignment
 from barrow.solvers.base import Solver, Start, Watch, seconds
 from barrow.solvers.simplex import Simplex
 from barrow.solvers.sinkhorn import Sinkhorn
@@ -21,7 +22,8 @@ from barrow.solvers.treeflow import TreeFlow
 class Auto(Solver):
     """The right solver for the structure at hand: what :func:`barrow.solve` uses unless told otherwise.
 
-    epsilon > 0: Sinkhorn. epsilon = 0: TreeFlow on a tree, Sort on a line, Simplex elsewhere.
+    epsilon > 0: Sinkhorn. epsilon = 0: TreeFlow on a tree, Sort on a line, Assignment where n = m and both weights are
+    left to be uniform, Simplex elsewhere.
 
     Args:
         tol: handed on; None leaves each solver its own (1e-9 exact, 1e-3 Sinkhorn).
@@ -48,6 +50,8 @@ class Auto(Solver):
             kind = TreeFlow
         elif isinstance(problem.cost, Points) and problem.cost.d == 1:
             kind = Sort
+        elif problem.balanced and problem.uniform == (True, True) and problem.shape[0] == problem.shape[1]:
+            kind = Assignment
         else:
             kind = Simplex
         has = {field.name for field in dataclasses.fields(kind)}
