@@ -115,7 +115,8 @@ def test_chunks_change_nothing(make, batch, monkeypatch):
     assert len(list(cost.chunks())) == math.ceil(n / 2)
     assert len(list(plan.chunks())) >= math.ceil(n / 2)
     pieces = [cost.softmin(h, epsilon, -1) for epsilon in (0, 0.3)]
-    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
+    # With a gradient to be recorded torch computes the entries, the core otherwise: the last bit may differ.
+    assert all(torch.allclose(a, b, rtol=1e-13, atol=1e-14) for a, b in zip(whole, pieces, strict=True))
     for a, b in zip(gradient, cost.vjp(plan, torch.ones(batch, dtype=F64)), strict=True):
         assert torch.allclose(a, b, rtol=1e-13)
 
@@ -206,7 +207,7 @@ def test_precision_and_graph(make):
         t.requires_grad_()
     assert cost.to(torch.float32).dtype == torch.float32
     assert not any(t.requires_grad for t in cost.detach().tensors)
-    assert torch.equal(cost.detach().dense(), cost.dense())
+    assert torch.allclose(cost.detach().dense(), cost.dense(), rtol=1e-14, atol=0)
     assert all(a is b for a, b in zip(cost.replace(*cost.tensors).tensors, cost.tensors, strict=True))
 
 
