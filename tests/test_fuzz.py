@@ -16,9 +16,11 @@ from scipy.optimize import linprog
 import barrow
 from barrow import Auto, Dense, Incompatible, Points, Problem, Simplex, Sort, SparsePlan, Status, Tree, TreeFlow
 from barrow.solve import attempt
+from barrow.solvers.assignment import Assignment
+from barrow.solvers.column_generation import ColumnGeneration
 from problems import F64
 
-SOLVERS = [Auto(), Simplex(), Sort(), TreeFlow()]  # a new exact solver is one more entry
+SOLVERS = [Auto(), Simplex(), Assignment(), ColumnGeneration(), Sort(), TreeFlow()]  # a new one is one more entry
 MANY = int(os.environ.get("BARROW_FUZZ", "0"))
 fuzz = settings(max_examples=MANY or 250, derandomize=not MANY)
 

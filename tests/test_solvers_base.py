@@ -81,7 +81,7 @@ def test_a_batch_at_a_time_limit_has_a_plan_for_every_problem():
     problem = Problem(Dense(uniform(5, 9, 9, seed=0)))
     s = attempt(problem, Simplex(time_limit=NOW))
     assert s.status == [Status.time_limit] * 5
-    exact = barrow.solve(problem)
+    exact = barrow.solve(problem, Simplex())
     assert (s.bounds.lower <= exact.bounds.upper).all()
     assert (exact.bounds.lower <= s.bounds.upper).all()
     assert torch.allclose(s.plan.marginals()[0], problem.a, atol=1e-14)
@@ -104,14 +104,14 @@ def test_a_generous_limit_changes_nothing(solver):
 
 
 def test_auto_hands_the_limit_on_where_there_is_one():
-    x, line = torch.rand(3, 2), torch.rand(3, 1)
+    x, y, line = torch.rand(3, 2), torch.rand(4, 2), torch.rand(3, 1)
     tree = barrow.Tree(torch.tensor([-1, 0, 0]), torch.ones(3))
     auto = Auto(time_limit=5.0)
-    assert auto.select(Problem(Points(x, x))) == Simplex(time_limit=5.0)
+    assert auto.select(Problem(Points(x, y))) == Simplex(time_limit=5.0)
     assert auto.select(Problem(Points(x, x), epsilon=1.0)) == Sinkhorn(time_limit=5.0)
     assert auto.select(Problem(Points(line, line))) == Sort()
     assert auto.select(Problem(tree)) == TreeFlow()
-    assert Auto(1e-3, 5.0).select(Problem(Points(x, x))) == Simplex(tol=1e-3, time_limit=5.0)
+    assert Auto(1e-3, 5.0).select(Problem(Points(x, y))) == Simplex(tol=1e-3, time_limit=5.0)
 
 
 def test_the_watch_counts_from_the_beginning():
@@ -154,7 +154,7 @@ def test_sinkhorn_tells_its_gap():
 
 
 def test_the_simplex_tells_its_pivots():
-    s, words, where = heard(Problem(Dense(uniform(300, 300, seed=0))))
+    s, words, where = heard(Problem(Dense(uniform(300, 300, seed=0))), Simplex())
     assert [word.stage for word in words][-1] == "proof"
     pivots = [word for word in words if word.stage == "pivots"]
     assert pivots[0].done == 0
@@ -163,7 +163,7 @@ def test_the_simplex_tells_its_pivots():
 
 
 def test_a_batch_tells_the_number_of_its_problems(threads):
-    _, words, where = heard(Problem(Dense(uniform(7, 30, 30, seed=0))))
+    _, words, where = heard(Problem(Dense(uniform(7, 30, 30, seed=0))), Simplex())
     problems = [word for word in words if word.stage == "problems"]
     assert {word.stage for word in words} == {"problems", "proof"}
     assert problems[-1].done == problems[-1].total == 7
@@ -238,14 +238,14 @@ def test_a_listener_may_solve():
 @pytest.mark.parametrize(("batch", "n"), [(1, 2500), (3000, 150)])
 def test_ctrl_c_ends_the_simplex_at_once(monkeypatch, threads, batch, n):
     rooms = []
-    room = network_simplex._room
+    room = network_simplex.room
 
     def marked(*arguments):
         rooms.append(room(*arguments))
         rooms[-1][5].fill_(-7)
         return rooms[-1]
 
-    monkeypatch.setattr(network_simplex, "_room", marked)
+    monkeypatch.setattr(network_simplex, "room", marked)
     C = uniform(n, n, seed=0)
     w = -torch.log1p(-uniform(2, batch, n, seed=1))
     a, b = w / w.sum(-1, keepdim=True)

@@ -15,9 +15,6 @@ def test_what_it_rejects():
         barrow.solve(Problem(C, epsilon=0.5), Simplex())
     with pytest.raises(Incompatible, match=r"Simplex solves balanced transport, but rho is \(1.0, inf\)"):
         barrow.solve(Problem(C, rho=(1.0, float("inf"))), Simplex())
-    s = barrow.solve(Problem(C))
-    with pytest.raises(Incompatible, match="Simplex does not start from a previous solution"):
-        barrow.solve(Problem(C), Simplex(), start=s)
     assert Simplex().rejects(Problem(C)) is None
     assert issubclass(Incompatible, ValueError)
 

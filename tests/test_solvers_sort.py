@@ -17,9 +17,6 @@ def test_what_it_rejects():
         barrow.solve(Problem(on_line, epsilon=0.1), Sort())
     with pytest.raises(Incompatible, match="Sort solves balanced transport"):
         barrow.solve(Problem(on_line, rho=1.0), Sort())
-    s = barrow.solve(Problem(on_line), Sort())
-    with pytest.raises(Incompatible, match="Sort does not start from a previous solution"):
-        barrow.solve(Problem(on_line), Sort(), start=s)
 
 
 def star():

@@ -18,8 +18,6 @@ def test_what_it_rejects():
         barrow.solve(Problem(STAR, rho=2.0), TreeFlow())
     s = barrow.solve(Problem(STAR))
     assert s.solver == "TreeFlow"
-    with pytest.raises(Incompatible, match="TreeFlow does not start from a previous solution"):
-        barrow.solve(Problem(STAR), TreeFlow(), start=s)
 
 
 @given(seeds)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
+from barrow.cost import Tree
 from barrow.ops.summation import pairwise_sum
 from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
 from barrow.primal import Rounded, detour, forbids, primal_objective, round_to_marginals
@@ -108,16 +109,16 @@ def bracket(
     upper = primal_objective(problem, rounded, largest)
     slack, slack_above = rounding_error(problem, f, g, upper, rounded, low, largest)
     lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    # Every term of the equation is nonnegative where no cost is negative.
-    lower = torch.where(low >= 0, lower.clamp_min(0), lower)
     upper = (upper + slack_above).nan_to_num(nan=torch.inf, posinf=torch.inf)
     mended = defect * upper.abs().nan_to_num(posinf=0.0)
+    # Every term of the equation is nonnegative where no cost is negative.
+    lower = torch.where(low >= 0, (lower - mended).clamp_min(0), lower - mended)
     scale = largest * problem.a.sum(-1)
     slack = slack + slack_above + 2 * mended
     if forbids(problem.cost):
         upper = torch.where(rounded.lost > grain, torch.inf, upper)
         lower = torch.where(rounded.stranded, torch.inf, lower)
-    return Bracket(value, f, g, lower - mended, upper + mended, slack, scale.expand_as(value))
+    return Bracket(value, f, g, lower, upper + mended, slack, scale.expand_as(value))
 
 
 def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
@@ -236,13 +237,17 @@ def rounding_error(
         mass = mass + r.sum(-1) * s.sum(-1)
         size = size + largest + 64 * epsilon
         entry = entry + n + m
+    # The distances in a tree are differences of sums along paths: their error is that of the longest path.
+    differences = isinstance(problem.cost, Tree)
+    if differences:
+        size = size + largest
     lower = 2 * UNIT * entry * size * mass + rounded.lost * size
     terms, detours = rounded.plan.terms(), detour(problem)
     if epsilon > 0:
         return lower, lower + 2 * UNIT * (entry * upper.abs() + detours * terms * largest * mass)
     # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights. Costs of both
     # signs cancel in the two sums, their roundings do not.
-    moved = torch.where(low < 0, largest * mass, upper.abs())
+    moved = torch.where((low < 0) | differences, largest * mass, upper.abs())
     anew = detours * torch.where(low < 0, largest * mass, problem.cost.spread(a, b) / a.sum(-1))
     return lower, 2 * UNIT * (entry * moved + 2 * terms * anew)
 

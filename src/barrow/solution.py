@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from barrow.plan import Plan
+from barrow.problem import Problem
 
 
 @final
@@ -107,6 +108,7 @@ class Solution:
         codes: status codes (...); :attr:`status` spells them out.
         steps: pivots, iterations or 1 for closed forms (...).
         solver: the solver's name, and where it ran if the data were elsewhere.
+        problem: what was asked, detached; a solve that starts from here reads it.
     """
 
     value: Tensor
@@ -117,6 +119,7 @@ class Solution:
     codes: Tensor
     steps: Tensor
     solver: str
+    problem: Problem | None = None
 
     @property
     def status(self) -> Any:

@@ -18,7 +18,8 @@ from barrow.problem import Problem, marginal_slope
 from barrow.screen import complaint, faults, screen
 from barrow.solution import BadInput, Bounds, Solution, SolveError, Status
 from barrow.solvers.auto import Auto
-from barrow.solvers.base import Progress, Solver, Start, Watch
+from barrow.solvers.base import Progress, Solver, Watch
+from barrow.warm import begin
 
 
 def solve(
@@ -33,8 +34,9 @@ def solve(
     Args:
         problem: what is asked.
         solver: how; :class:`barrow.Auto` unless given.
-        start: a solution of a similar problem of the same shape, whose potentials the iteration starts from. It never
-            changes the answer. Only Sinkhorn takes one.
+        start: a solution of a similar problem, where the iteration starts: of the same shape, whatever the cost, or of
+            other clouds in the same space with the same p and norm, whose potentials are extended to the new points. It
+            never changes the answer. Closed forms ignore it.
         progress: called with a :class:`barrow.Progress` a few times a second while the solve runs, on this thread. What
             it raises ends the solve and is raised here; so does Ctrl-C.
 
@@ -86,14 +88,14 @@ def attempt(
         raise check.Incompatible(reason)
     if progress is not None and not callable(progress):
         raise ValueError(f"progress is {progress!r}, but it must be a function of one barrow.Progress")
-    if start is not None and not solver.warm:
-        raise check.Incompatible(f"{type(solver).__name__} does not start from a previous solution: leave start=None")
+    if start is not None and not isinstance(start, Solution):
+        raise ValueError(f"start is a {type(start).__name__}, but it must be a Solution, such as solve returns")
 
     watch = Watch(progress)
     batch, dtype = problem.batch_shape, check.compute_dtype(problem.dtype)
     with torch.no_grad():
         flat, fault, defect = screen(problem)
-        witness = solver.run(flat, start and _start(start, problem), watch)
+        witness = solver.run(flat, None if start is None else begin(start, problem, flat), watch)
         watch.tell("proof", 0)
         proof = bracket(flat, witness.plan, witness.f, witness.g, defect, problem.dtype)
         hopeless = proof.lower == torch.inf
@@ -133,6 +135,7 @@ def attempt(
         codes=codes.reshape(batch),
         steps=witness.steps.reshape(batch),
         solver=_called(solver, problem),
+        problem=problem.detach(),
     )
 
 
@@ -152,17 +155,6 @@ def _blank(faulty: Tensor, proof: Bracket, plan: Plan) -> tuple[Bracket, Plan]:
 def _called(solver: Solver, problem: Problem) -> str:
     moved = solver.on_host and problem.cost.device.type != "cpu"
     return type(solver).__name__ + (" on the host" if moved else "")
-
-
-def _start(start: Solution, problem: Problem) -> Start:
-    batch, (n, m) = problem.batch_shape, problem.shape
-    if start.f.shape != (*batch, n) or start.g.shape != (*batch, m):
-        raise ValueError(
-            f"start has potentials of shapes {check.shape(start.f)} and {check.shape(start.g)}, "
-            f"but this problem needs {(*batch, n)} and {(*batch, m)}"
-        )
-    f, g = (h.detach().double().reshape(math.prod(batch), h.shape[-1]) for h in (start.f, start.g))
-    return Start(f, g)
 
 
 def _round_down(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -92,6 +92,22 @@ void check_tree(const barrow::SpanningTree& tree, int n, int nodes) {
     CHECK(seen == nodes);
 }
 
+// A start that nobody should believe.
+struct Hint {
+    std::vector<std::int64_t> rows, cols;
+    std::vector<double> mass, g;
+    barrow::Start start;
+    Hint(int n, int m, int arcs) {
+        for (int k = 0; k < arcs; ++k) {
+            rows.push_back(below(9) ? below(n) : below(2) ? -1 : n + 5);
+            cols.push_back(below(9) ? below(m) : below(2) ? -7 : m);
+            mass.push_back(below(9) ? unit() : below(3) ? 0 : below(2) ? std::nan("") : infinity);
+        }
+        for (int j = 0; j < m; ++j) g.push_back(below(9) ? unit() - 0.5 : below(2) ? infinity : std::nan(""));
+        start = {arcs ? g.data() : nullptr, arcs, rows.data(), cols.data(), mass.data()};
+    }
+};
+
 void check_pivots() {
     for (int trial = 0; trial < 300; ++trial) {
         const int n = 1 + below(15), m = 1 + below(15);
@@ -106,7 +122,9 @@ void check_pivots() {
         barrow::DenseArcs arcs(C.data(), n, m);
         const int root = below(m);
         barrow::Monitor monitor;
-        barrow::SpanningTree tree(n, m, root, barrow::detail::greedy_basis(arcs, rows, supply, demand, root, 1e3, monitor));
+        Hint hint(n, m, trial % 3 ? below(40) : 0);
+        barrow::SpanningTree tree(n, m, root,
+                                  barrow::detail::FirstBasis(arcs, rows, supply, demand, root, 1e3).build(hint.start, monitor));
         check_tree(tree, n, n + m);
         for (int steps = 0;; ++steps) {
             CHECK(steps < 10000);
@@ -133,16 +151,29 @@ void check_simplex() {
         const std::int64_t limit = below(3) ? 100000 : below(5);
         Result dense(n, m), sparse(n, m);
         barrow::DenseArcs arcs(C.data(), n, m);
-        barrow::network_simplex(arcs, n, m, a.data(), b.data(), limit, never, dense.out);
+        barrow::network_simplex(arcs, n, m, a.data(), b.data(), limit, {}, never, dense.out);
         CHECK(dense.out.code != barrow::stalled && dense.out.steps <= limit);
         check_result(dense, a, b, C, dense.out.code == barrow::optimal);
+        if (dense.out.code == barrow::optimal) {
+            // From its own answer nothing is left to do; from a hint that is wrong the answer is as good.
+            Result again(n, m), misled(n, m);
+            const barrow::Start own{dense.g.data(), std::int64_t(dense.mass.size()), dense.rows.data(), dense.cols.data(),
+                                    dense.mass.data()};
+            barrow::network_simplex(arcs, n, m, a.data(), b.data(), limit, own, never, again.out);
+            check_result(again, a, b, C, true);
+            CHECK(again.out.steps == 0);
+            const Hint hint(n, m, below(60));
+            barrow::network_simplex(arcs, n, m, a.data(), b.data(), 100000, hint.start, never, misled.out);
+            CHECK(misled.out.code == barrow::optimal);
+            check_result(misled, a, b, C, true);
+        }
         std::vector<std::int64_t> rows, cols;
         std::vector<double> cost;
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < m; ++j)
                 if (C[i * m + j] < infinity || below(2)) rows.push_back(i), cols.push_back(j), cost.push_back(C[i * m + j]);
         barrow::SparseArcs list(n, m, std::int64_t(rows.size()), rows.data(), cols.data(), cost.data());
-        barrow::network_simplex(list, n, m, a.data(), b.data(), 100000, never, sparse.out);
+        barrow::network_simplex(list, n, m, a.data(), b.data(), 100000, {}, never, sparse.out);
         check_result(sparse, a, b, C, sparse.out.code == barrow::optimal);
         if (limit == 100000) CHECK(dense.out.code == sparse.out.code);
     }
@@ -157,7 +188,8 @@ void check_simplex() {
         for (double& x : C) x = harm != 3 && below(2) ? unit() : hostile[below(8)];
         Result r(n, m);
         barrow::DenseArcs arcs(C.data(), n, m);
-        barrow::network_simplex(arcs, n, m, a.data(), b.data(), 1000, never, r.out);
+        const Hint hint(std::max(1, n), std::max(1, m), below(20));
+        barrow::network_simplex(arcs, n, m, a.data(), b.data(), 1000, hint.start, never, r.out);
         for (std::size_t k = 0; k < r.rows.size(); ++k)
             CHECK(r.rows[k] >= 0 && r.rows[k] < std::max(1, n) && r.cols[k] >= 0 && r.cols[k] < std::max(1, m));
     }
@@ -223,16 +255,16 @@ void check_limits() {
     CHECK(late.late() && !late.stop());
     Result r(n, n);
     barrow::DenseArcs arcs(C.data(), n, n);
-    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, late, r.out);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, {}, late, r.out);
     CHECK(r.out.code == barrow::time_limit && r.out.steps == 0);
     check_result(r, a, b, C, false);
     barrow::Monitor punctual({}, {}, 1e300);
     CHECK(!punctual.late());
-    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, punctual, r.out);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, {}, punctual, r.out);
     CHECK(r.out.code == barrow::optimal);
     check_result(r, a, b, C, true);
     barrow::Monitor stopping([] { throw std::runtime_error("enough"); });
-    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, stopping, r.out);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, {}, stopping, r.out);
     CHECK(r.out.code == barrow::interrupted && stopping.stopped());
     int told = 0;
     const auto listen = [&](const char*, std::int64_t done, std::int64_t total) {
@@ -241,11 +273,11 @@ void check_limits() {
         throw std::runtime_error("enough");
     };
     barrow::Monitor bored({}, listen);
-    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, bored, r.out);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, {}, bored, r.out);
     CHECK(r.out.code == barrow::interrupted && told == 1);
     barrow::Monitor muted({}, listen);
     muted.mute();
-    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, muted, r.out);
+    barrow::network_simplex(arcs, n, n, a.data(), b.data(), 100000, {}, muted, r.out);
     CHECK(r.out.code == barrow::optimal && told == 1);
 }
 

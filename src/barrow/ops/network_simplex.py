@@ -83,8 +83,8 @@ def network_simplex_arcs(
     return SimplexResult(*_arcs(*given, -1 if max_steps is None else max(0, max_steps)))
 
 
-def _room(batch: int, a: Tensor, n: int, m: int) -> _Seven:
-    """Uninitialised tensors for the result."""
+def room(batch: int, a: Tensor, n: int, m: int) -> _Seven:
+    """Uninitialised tensors for a result."""
     arcs = max(0, n + m - 1)
     return (
         a.new_empty((batch, arcs), dtype=torch.int64),
@@ -105,6 +105,8 @@ def solve_now(
     max_steps: int | None = None,
     seconds: float = math.inf,
     listener: Callable[[str, int, int], object] | None = None,
+    g: Tensor | None = None,
+    arcs: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> SimplexResult:
     """:func:`network_simplex` past torch's dispatcher, for callers that neither compile nor vmap.
 
@@ -118,9 +120,12 @@ def solve_now(
         seconds: the flow after so many seconds is returned likewise, with ``code`` TIME_LIMIT.
         listener: told ("pivots", done, -1) about ten times a second, or ("problems", done, B) of a batch. What it
             raises ends the work and is raised here.
+        g: potentials (B, m) that the first basis is greedy under; any numbers, float64, on the CPU.
+        arcs: rows, cols and mass (B, k) of a plan that the first basis follows as far as it can; any indices and
+            numbers. From its own result, with these weights, no pivot is left to do.
     """
     limit = -1 if max_steps is None else max(0, max_steps)
-    return SimplexResult(*_kernel(a, b, C, limit, seconds, listener))
+    return SimplexResult(*_kernel(a, b, C, limit, seconds, listener, g, arcs))
 
 
 def _kernel(
@@ -130,12 +135,28 @@ def _kernel(
     max_steps: int,
     seconds: float = math.inf,
     listener: Callable[[str, int, int], object] | None = None,
+    g: Tensor | None = None,
+    arcs: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> _Seven:
-    out = _room(a.shape[0], a, a.shape[1], b.shape[1])
+    out = room(a.shape[0], a, a.shape[1], b.shape[1])
     if C.shape[0] > 1 and C.stride(0) == 0:
         C = C[:1]  # one matrix for all: the core reads it with stride 0
-    given = (a.contiguous(), b.contiguous(), C.contiguous())
-    _core.network_simplex(*given, max_steps, torch.get_num_threads(), seconds, listener, *out)
+    no, none = a.new_empty((0, 0)), a.new_empty((0, 0), dtype=torch.int64)
+    i, j, mass = (none, none, no) if arcs is None else arcs
+    _core.network_simplex(
+        a.contiguous(),
+        b.contiguous(),
+        C.contiguous(),
+        max_steps,
+        torch.get_num_threads(),
+        seconds,
+        listener,
+        no if g is None else g.contiguous(),
+        i.contiguous(),
+        j.contiguous(),
+        mass.contiguous(),
+        *out,
+    )
     return out
 
 
@@ -148,7 +169,7 @@ _dense = torch.library.custom_op("barrow::network_simplex", _limited, mutates_ar
 
 @_dense.register_fake
 def _(a: Tensor, b: Tensor, C: Tensor, max_steps: int) -> _Seven:
-    return _room(a.shape[0], a, a.shape[1], b.shape[1])
+    return room(a.shape[0], a, a.shape[1], b.shape[1])
 
 
 @_dense.register_vmap
@@ -165,7 +186,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], a: Tensor, b: Tensor, C: Tenso
 
 @torch.library.custom_op("barrow::network_simplex_arcs", mutates_args=(), device_types="cpu")
 def _arcs(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor, cost: Tensor, max_steps: int) -> _Seven:
-    out = _room(1, a, a.shape[0], b.shape[0])
+    out = room(1, a, a.shape[0], b.shape[0])
     _core.network_simplex_arcs(
         a[None].contiguous(),
         b[None].contiguous(),
@@ -182,5 +203,5 @@ def _arcs(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor, cost: Tensor, max_st
 
 @_arcs.register_fake
 def _(a: Tensor, b: Tensor, rows: Tensor, cols: Tensor, cost: Tensor, max_steps: int) -> _Seven:
-    rows_, cols_, mass, f, g, code, steps = _room(1, a, a.shape[0], b.shape[0])
+    rows_, cols_, mass, f, g, code, steps = room(1, a, a.shape[0], b.shape[0])
     return rows_[0], cols_[0], mass[0], f[0], g[0], code[0], steps[0]

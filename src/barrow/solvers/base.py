@@ -24,7 +24,8 @@ PAUSE = 0.1  # seconds between two words on the progress
 class Start:
     """Where an iteration begins: float64, on the device of the problem, for a flattened batch of B problems.
 
-    Hints, never believed: any numbers are legal, NaN and infinity too, and the plan need not fit the marginals.
+    Hints, never believed: the potentials are finite and no larger than those of a solution can be, but otherwise any
+    numbers; the plan, where there is one, need not fit the marginals and may hold any indices and numbers.
     """
 
     f: Tensor  # (B, n)
@@ -106,12 +107,10 @@ class Solver(abc.ABC):
 
     @abc.abstractmethod
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
-        """Solve a flattened, screened float64 problem that :meth:`rejects` let through."""
+        """Solve a flattened, screened float64 problem that :meth:`rejects` let through.
 
-    @property
-    def warm(self) -> bool:
-        """Whether a previous solution is of use."""
-        return False
+        ``start`` never changes the answer, only how soon it is found; closed forms ignore it.
+        """
 
     @property
     def on_host(self) -> bool:

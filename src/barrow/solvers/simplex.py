@@ -19,7 +19,8 @@ class Simplex(Solver):
     """Exact transport for any cost by the network simplex, in float64 on the CPU.
 
     The choice for exact values, plans and potentials up to a few thousand points: it stores the cost matrix. CUDA
-    inputs are copied to the host once. Prefer Sort on a line and TreeFlow on a tree.
+    inputs are copied to the host once. Prefer Sort on a line and TreeFlow on a tree. Given a start, it begins at the
+    start's plan as far as that fits, and goes on greedily under its potentials.
 
     Args:
         max_steps: pivots at most; by default a bound that no sound problem reaches. Running into it is a status with an
@@ -53,6 +54,7 @@ class Simplex(Solver):
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         device = problem.a.device
         C = problem.cost.dense().cpu()
+        plan = None if start is None else start.plan
         solved = solve_now(
             problem.a.cpu(),
             problem.b.cpu(),
@@ -60,6 +62,8 @@ class Simplex(Solver):
             max_steps=self.max_steps,
             seconds=watch.left(self.time_limit),
             listener=watch.listener,
+            g=None if start is None else start.g.cpu(),
+            arcs=None if plan is None else (plan.rows.cpu(), plan.cols.cpu(), plan.mass.cpu()),
         )
         rows, cols, mass, f, g, codes, steps = (t.to(device) for t in solved)
         return Witness(SparsePlan(rows, cols, mass, problem.shape), f, g, codes, steps)

@@ -59,10 +59,6 @@ class Sinkhorn(Solver):
         object.__setattr__(self, "max_steps", check.whole("max_steps", self.max_steps))
         object.__setattr__(self, "time_limit", seconds(self.time_limit))
 
-    @property
-    def warm(self) -> bool:
-        return True
-
     def rejects(self, problem: Problem) -> str | None:
         if problem.epsilon == 0:
             return "Sinkhorn needs epsilon > 0, got 0; use Simplex() for exact transport, or choose an epsilon"

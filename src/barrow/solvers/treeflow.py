@@ -23,7 +23,7 @@ class TreeFlow(Solver):
 
     The flow on an edge is what its subtree has too much: phi = sum of a - b below it. Its sign is the slope of the
     potential along the edge; surpluses meet deficits in the smallest subtree that holds both, which is an optimal plan
-    for all edge lengths at once.
+    for all edge lengths at once. A start is ignored.
 
     >>> tree = barrow.Tree(torch.tensor([-1, 0, 0]), torch.tensor([0.0, 1.0, 2.0]))
     >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
