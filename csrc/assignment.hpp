@@ -8,7 +8,8 @@
 // The method of Jonker and Volgenant (Computing 38, 1987; Crouse, IEEE Trans. Aerospace Electron. Syst. 52, 2016): lower
 // bounds for the columns, rows that outbid one another for a while, and a shortest augmenting path for each row that is
 // still free. Throughout, every assigned row is at a least entry of c_ij + price_j (price = -g), so that whatever is
-// assigned is optimal, and no column once taken becomes free again. All the work is in scans of one row of costs.
+// assigned is optimal, and no column once taken becomes free again. All the work is in scans of one row of costs; where
+// rows are long, in scans of lists of their least entries.
 #pragma once
 
 #include <algorithm>
@@ -34,9 +35,13 @@ namespace detail {
 
 class Assignment {
 public:
-    Assignment(const double* cost, std::int32_t n, std::int64_t max_steps, Monitor& monitor, const simd::Kernels& kernel)
-        : cost_(cost), n_(n), max_steps_(max_steps), monitor_(monitor), kernel_(kernel), price_(n), distance_(n),
-          open_price_(n), from_(n), row_of_(n, -1), col_of_(n, -1) {}
+    // From this length on the matrix outgrows the caches.
+    static constexpr std::int32_t long_row = 1500;
+
+    Assignment(const double* cost, std::int32_t n, std::int64_t max_steps, Monitor& monitor, const simd::Kernels& kernel,
+               std::int32_t from_length)
+        : cost_(cost), n_(n), long_row_(from_length), max_steps_(max_steps), monitor_(monitor), kernel_(kernel), price_(n),
+          distance_(n), open_price_(n), from_(n), row_of_(n, -1), col_of_(n, -1) {}
 
     void solve(const double* start) {
         // The monitor is asked before the first row too.
@@ -164,9 +169,9 @@ private:
     // A shortest path from every free row to a free column, over the columns in the order of their distances. A column that
     // was reached has price +inf for the time being, so that no scan touches it again.
     void augment() {
-        std::vector<std::int32_t> free_cols;
         for (std::int32_t j = 0; j < n_; ++j)
-            if (row_of_[j] < 0) free_cols.push_back(j);
+            if (row_of_[j] < 0) free_cols_.push_back(j);
+        if (n_ >= long_row_) prepare_shortlists();
         struct Reached {
             std::int32_t col;
             double price, distance;
@@ -174,40 +179,157 @@ private:
         std::vector<Reached> reached;
         for (const std::int32_t first : free_rows_) {
             std::fill(distance_.begin(), distance_.end(), infinity);
+            std::fill(block_least_.begin(), block_least_.end(), infinity);
             reached.clear();
-            std::int32_t sink = -1;
+            pending_.clear();
+            open_ = -1;
+            bool found = false;
             double far = 0, offset = 0;
             for (std::int32_t i = first; !ended();) {
-                const auto j = std::int32_t(
-                    kernel_.relax(distance_.data(), from_.data(), row(i), price_.data(), offset, i, n_));
                 ++steps_;
+                const std::int32_t j = scan(i, offset);
                 if (j < 0) break;
                 far = distance_[j];
                 // Of columns at the same distance a free one ends the search.
-                if (row_of_[j] < 0) sink = j;
-                else
-                    for (std::int32_t k : free_cols)
-                        if (distance_[k] <= far) sink = k;
-                if (sink >= 0) break;
+                if ((found = open_ >= 0 && distance_[open_] <= far)) break;
                 reached.push_back({j, price_[j], far});
                 i = row_of_[j];
                 offset = (row(i)[j] + price_[j]) - far;
                 price_[j] = distance_[j] = infinity;
+                if (!shortlists_.empty()) refresh(j / block);
             }
-            for (const Reached& r : reached) price_[r.col] = sink < 0 ? r.price : r.price + (far - r.distance);
+            // Prices never fall, not even by a rounding: the shortlists lean on that.
+            for (const Reached& r : reached) price_[r.col] = found ? r.price + std::max(0.0, far - r.distance) : r.price;
             if (code_ != optimal) return;
-            if (sink < 0) {
+            if (!found) {
                 code_ = infeasible;
                 return;
             }
-            free_cols.erase(std::find(free_cols.begin(), free_cols.end(), sink));
-            for (std::int32_t j = sink; j >= 0;) {
+            if (!shortlists_.empty())
+                for (const Reached& r : reached) floor_[r.col] = price_[r.col];
+            free_cols_.erase(std::find(free_cols_.begin(), free_cols_.end(), open_));
+            for (std::int32_t j = open_; j >= 0;) {
                 const auto i = std::int32_t(from_[j]);
                 const std::int32_t next = col_of_[i];
                 match(i, j);
                 j = next;
             }
         }
+    }
+
+    // Lowers the distances by way of row i and returns the column that is nearest then, or -1; open_ is the nearest free one.
+    std::int32_t scan(std::int32_t i, double offset) {
+        if (shortlists_.empty()) return scan_all(i, offset);
+        if (shortlists_[i].bound == -infinity) scan_whole(i, offset);
+        else scan_short(i, offset);
+        for (;;) {
+            const std::int32_t j = nearest();
+            if (pending_.empty() || (j >= 0 && distance_[j] <= pending_.front().key)) return j;
+            const Pending next = pending_.front();
+            std::pop_heap(pending_.begin(), pending_.end());
+            pending_.pop_back();
+            scan_whole(next.row, next.offset);
+        }
+    }
+
+    std::int32_t scan_all(std::int32_t i, double offset) {
+        const auto j = std::int32_t(kernel_.relax(distance_.data(), from_.data(), row(i), price_.data(), offset, i, n_));
+        for (std::int32_t k : free_cols_)
+            if (open_ < 0 || distance_[k] < distance_[open_]) open_ = k;
+        return j;
+    }
+
+    // Long rows wait in memory, and a search looks at few of their entries: each row keeps a list of those that cost least,
+    // c_ij + price_j < bound. As prices only rise, the others cost at least the bound forever, so the whole row need not be
+    // scanned before the search has come that far.
+    struct Shortlist {
+        double bound = -infinity;
+        std::int32_t count = 0;
+    };
+    struct Entry {
+        double cost;
+        std::int32_t col;
+        bool operator<(const Entry& other) const { return cost < other.cost; }
+    };
+    struct Pending {
+        double key, offset;
+        std::int32_t row;
+        bool operator<(const Pending& other) const { return key > other.key; }  // the least key on top of the heap
+    };
+    static constexpr std::int32_t keep = 40, room = 64, block = 64;
+
+    void prepare_shortlists() {
+        shortlists_.resize(n_);
+        entries_.resize(std::size_t(n_) * room);
+        candidates_.resize(std::size_t(n_) + 1);
+        zero_.assign(block, 0.0);
+        block_least_.resize((n_ + block - 1) / block);
+        floor_ = price_;
+    }
+
+    void scan_short(std::int32_t i, double offset) {
+        const Shortlist& list = shortlists_[i];
+        const Entry* entry = entries_.data() + std::size_t(i) * room;
+        for (std::int32_t k = 0; k < list.count; ++k) {
+            const std::int32_t j = entry[k].col;
+            const double s = (entry[k].cost + price_[j]) - offset;
+            if (!(s < distance_[j])) continue;
+            distance_[j] = s;
+            from_[j] = i;
+            block_least_[j / block] = std::min(block_least_[j / block], s);
+            if (row_of_[j] < 0 && (open_ < 0 || s < distance_[open_])) open_ = j;
+        }
+        pending_.push_back({list.bound - offset, offset, i});
+        std::push_heap(pending_.begin(), pending_.end());
+    }
+
+    void scan_whole(std::int32_t i, double offset) {
+        scan_all(i, offset);
+        for (std::int32_t k = 0; k < std::int32_t(block_least_.size()); ++k) refresh(k);
+        shorten(i);
+    }
+
+    void refresh(std::int32_t k) {
+        block_least_[k] = kernel_.min_sum(distance_.data() + k * block, zero_.data(), std::min(block, n_ - k * block));
+    }
+
+    std::int32_t nearest() const {
+        std::int32_t best = 0;
+        for (std::int32_t k = 1; k < std::int32_t(block_least_.size()); ++k)
+            if (block_least_[k] < block_least_[best]) best = k;
+        if (!(block_least_[best] < infinity)) return -1;
+        const std::int32_t from = best * block;
+        const std::int32_t width = std::min(block, n_ - from);
+        return from + std::int32_t(kernel_.find_sum(distance_.data() + from, zero_.data(), width, block_least_[best]));
+    }
+
+    // Makes row i's list anew; a sample says where its bound should be.
+    void shorten(std::int32_t i) {
+        constexpr std::int32_t samples = 64;
+        const double* c = row(i);
+        double sample[samples];
+        for (std::int32_t k = 0; k < samples; ++k) {
+            const auto j = std::int64_t(n_) * k / samples;
+            sample[k] = std::min(infinity, c[j] + floor_[j]);  // in this order NaN becomes +inf, which can be sorted
+        }
+        const std::int32_t rank = std::clamp(keep * samples / n_, 1, samples - 1);
+        std::nth_element(sample, sample + rank, sample + samples);
+        double bound = sample[rank];
+        std::int32_t count = 0;
+        for (std::int32_t j = 0; j < n_; ++j) {
+            candidates_[count] = {c[j] + floor_[j], j};
+            count += candidates_[count].cost < bound;
+        }
+        if (count > room) {
+            std::nth_element(candidates_.begin(), candidates_.begin() + keep, candidates_.begin() + count);
+            bound = candidates_[keep].cost;
+            count = keep;
+        }
+        Entry* const entry = entries_.data() + std::size_t(i) * room;
+        std::int32_t kept = 0;
+        for (std::int32_t k = 0; k < count; ++k)
+            if (candidates_[k].cost < bound) entry[kept++] = {c[candidates_[k].col], candidates_[k].col};
+        shortlists_[i] = {bound, kept};
     }
 
     // After an early end: the rows that are still free take the cheapest columns left, or any.
@@ -235,23 +357,31 @@ private:
     }
 
     const double* cost_;
-    std::int32_t n_, matched_ = 0;
+    std::int32_t n_, long_row_, matched_ = 0;
     std::int64_t max_steps_, steps_ = 0, work_ = 0, code_ = optimal;
     Monitor& monitor_;
     const simd::Kernels& kernel_;
     std::vector<double> price_, distance_, open_price_;  // open: +inf where the column is taken
     std::vector<std::int64_t> from_;
-    std::vector<std::int32_t> row_of_, col_of_, free_rows_;
+    std::vector<std::int32_t> row_of_, col_of_, free_rows_, free_cols_;
+    std::int32_t open_ = -1;
+    // Empty unless rows are long.
+    std::vector<Shortlist> shortlists_;
+    std::vector<Entry> entries_, candidates_;
+    std::vector<Pending> pending_;
+    std::vector<double> block_least_, floor_, zero_;  // of distances; prices without the infinities of a search
 };
 
 }  // namespace detail
 
-// Solves one problem; `start` are n potentials of the columns to begin with, or null. `max_steps` < 0 is no limit: every
-// row is scanned at most n times for each path. If the monitor stops it the output means nothing; if it ends early for
-// another reason the rest of the rows are assigned greedily, and the potentials are feasible all the same.
+// Solves one problem; `start` are n potentials of the columns to begin with, or null. `max_steps` < 0 is no limit: a
+// path scans no row twice. If the monitor stops it the output means nothing; if it ends early for
+// another reason the rest of the rows are assigned greedily, and the potentials are feasible all the same. Rounding cannot
+// make it fail: no search reaches a column twice, whatever the distances say.
 inline void assignment(const double* cost, std::int32_t n, const double* start, std::int64_t max_steps, Monitor& monitor,
-                       AssignmentOutput& out, const simd::Kernels& kernels = simd::kernels()) {
-    detail::Assignment problem(cost, n, max_steps, monitor, kernels);
+                       AssignmentOutput& out, const simd::Kernels& kernels = simd::kernels(),
+                       std::int32_t long_row = detail::Assignment::long_row) {
+    detail::Assignment problem(cost, n, max_steps, monitor, kernels, long_row);
     problem.solve(start);
     problem.write(out);
 }

@@ -98,6 +98,15 @@ def test_larger_sizes_agree_with_scipy(costs):
     assert check_optimal(C, solve_one(C)) == pytest.approx(truth(C), rel=1e-12)
 
 
+@pytest.mark.parametrize("costs", ["uniform", "plane", "digits", "shifted", "constant"])
+def test_long_rows_prove_themselves(costs):
+    C = drawn(1600, costs, 0)
+    result = solve_one(C)
+    value = check_optimal(C, result)
+    tolerance = 1600 * 16 * EPS * max(C.abs().max().item(), result.g.abs().max().item())
+    assert (result.f.sum() + result.g.sum()).item() == pytest.approx(value, abs=tolerance)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 25), st.sampled_from(COSTS), st.floats(0, 0.95), st.integers(0, 2**31))
 def test_forbidden_pairs(n, costs, share, seed):

@@ -73,7 +73,7 @@ void check_assignment(const barrow::simd::Kernels& k) {
     check_scans(k);
     barrow::Monitor never;
     for (int trial = 0; trial < 4000; ++trial) {
-        const int n = trial % 4 == 0 ? 1 + below(7) : trial % 50 == 1 ? 1 + below(200) : 1 + below(40);
+        const int n = trial % 4 == 0 ? 1 + below(7) : trial % 50 == 1 ? 1 + below(300) : 1 + below(40);
         std::vector<double> C(std::size_t(n) * n), start(n);
         const int kind = below(6), holes = below(3) ? 0 : 1 + below(9);
         for (double& c : C) {
@@ -90,7 +90,8 @@ void check_assignment(const barrow::simd::Kernels& k) {
         for (double& g : start) g = bad ? unit() : nonsense[below(4)];
         const std::int64_t limit = below(3) ? -1 : below(2 * n);
         Assigned r(n);
-        barrow::assignment(C.data(), n, below(2) ? start.data() : nullptr, limit, never, r.out, k);
+        // Rows of any length may keep shortlists.
+        barrow::assignment(C.data(), n, below(2) ? start.data() : nullptr, limit, never, r.out, k, below(2) ? 1 : 1000);
         CHECK(r.out.code == barrow::optimal || r.out.code == barrow::step_limit || r.out.code == barrow::infeasible);
         CHECK(limit < 0 ? r.out.code != barrow::step_limit : r.out.steps <= limit);
         r.check_potentials(C, r.out.code == barrow::optimal);
@@ -112,6 +113,21 @@ void check_assignment(const barrow::simd::Kernels& k) {
         barrow::assignment(C.data(), n, cold.g.data(), -1, never, warm.out, k);
         CHECK(warm.cols == cold.cols && warm.out.steps <= 2 * n);
     }
+    // Shortlists change the ways, not the value; where they run out, whole rows are read again.
+    for (int trial = 0; trial < 40; ++trial) {
+        const int n = 100 + below(200), kind = below(3);
+        std::vector<double> C(std::size_t(n) * n), x(n), y(n);
+        for (double& v : x) v = unit();
+        for (double& v : y) v = unit() * unit();
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j)
+                C[std::size_t(i) * n + j] = kind == 0 ? std::pow(x[i] - y[j], 2) : kind == 1 ? unit() : below(5);
+        Assigned whole(n), lists(n);
+        barrow::assignment(C.data(), n, nullptr, -1, never, whole.out, k);
+        barrow::assignment(C.data(), n, nullptr, -1, never, lists.out, k, 1);
+        lists.check_potentials(C, true);
+        CHECK(std::fabs(lists.value(C) - whole.value(C)) <= 1e-12 * n);
+    }
     // Hostile numbers: any permutation will do.
     const double hostile[] = {infinity, -infinity, std::nan(""), -1, 0, 1e308, -1e308, 5e-324};
     for (int trial = 0; trial < 4000; ++trial) {
@@ -120,7 +136,7 @@ void check_assignment(const barrow::simd::Kernels& k) {
         for (double& c : C) c = below(3) ? unit() : hostile[below(8)];
         for (double& g : start) g = below(20) ? unit() : hostile[below(8)];
         Assigned r(n);
-        barrow::assignment(C.data(), n, below(2) ? start.data() : nullptr, -1, never, r.out, k);
+        barrow::assignment(C.data(), n, below(2) ? start.data() : nullptr, -1, never, r.out, k, below(2) ? 1 : 1000);
         r.value(C);
         for (double x : r.f) CHECK(std::isfinite(x));
         for (double x : r.g) CHECK(std::isfinite(x));

@@ -53,10 +53,6 @@ class Assignment(Solver):
     def on_host(self) -> bool:
         return True
 
-    @property
-    def warm(self) -> bool:
-        return True
-
     def rejects(self, problem: Problem) -> str | None:
         if (reason := inexact(problem, "Assignment")) is not None:
             return reason
