@@ -116,7 +116,7 @@ def bracket(
     scale = largest * problem.a.sum(-1)
     slack = slack + slack_above + 2 * mended
     if forbids(problem.cost):
-        upper = torch.where(rounded.lost > grain, torch.inf, upper)
+        upper = torch.where(rounded.lost > grain, torch.inf, upper)  # wherever it is stranded too
         lower = torch.where(rounded.stranded, torch.inf, lower)
     return Bracket(value, f, g, lower, upper + mended, slack, scale.expand_as(value))
 

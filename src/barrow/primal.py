@@ -155,9 +155,10 @@ def _rerouted(p: Tensor, q: Tensor, a: Tensor, b: Tensor, C: Tensor, grain: floa
         over = ((1 - t) * p - a).clamp_min(0).sum() + ((1 - t) * q - b).clamp_min(0).sum()
         found = solve_now(u[None], v[None], C[None])
         i, j, mass = found.rows[0], found.cols[0], found.mass[0]
-        forbidden = C[i, j] == torch.inf
-        lost = float(over + torch.where(forbidden, mass, 0).sum())
-        mass = torch.where(forbidden, 0, mass)
+        mass = torch.where(C[i, j] < torch.inf, mass, 0)
+        # Counted where it counts, in the marginals: the two sides of what is missing need not have the same sum.
+        off = [(w - torch.zeros_like(w).index_add(0, k, mass)).abs().sum() for w, k in ((u, i), (v, j))]
+        lost = float(over + torch.maximum(*off))
         if lost <= grain or t == 1:
             return t, i, j, mass, lost, False
         if t == 0:
@@ -189,7 +190,7 @@ def primal_objective(problem: Problem, rounded: Rounded, largest: Tensor) -> Ten
 
     ``largest`` (B,) bounds the arcs. Mass that is lost costs a way out and back along the longest detour.
     """
-    plan, u, v, lost, hopeless = rounded
+    plan, u, v, lost, _ = rounded
     anew = detour(problem) * (largest + 64 * problem.epsilon)
     rank_one = u.sum(-1) * v.sum(-1)
     if problem.epsilon == 0:
@@ -210,7 +211,7 @@ def primal_objective(problem: Problem, rounded: Rounded, largest: Tensor) -> Ten
                 value = value + 2 * (q - w).abs().sum(-1) * anew
     for rho, q, w in zip(problem.rho, (rows, cols), (problem.a, problem.b), strict=True):
         value = value + pairwise_sum(marginal_penalty(rho, q, w))
-    return torch.where(hopeless, torch.inf, value + 2 * lost * anew)
+    return value + 2 * lost * anew
 
 
 def _inner(cost: Cost, plan: Plan) -> Tensor:
