@@ -175,7 +175,7 @@ public:
 
     double sinkhorn_step(const double* a, const double* b, float* F, float* G, double sharp, Monitor& monitor) {
         const std::int32_t n = strips_.rows(), m = strips_.cols();
-        const float per_unit = float(sharp * strips_.unit());
+        const float per_unit = float(std::min(sharp * strips_.unit(), 1e30));
         std::vector<float> g(padded_, -1e30f);
         for (std::int32_t j = 0; j < m; ++j) g[j] = b[j] > 0 ? G[j] : -1e30f;
         std::vector<std::vector<float>> sums(threads_, std::vector<float>(padded_, 0.0f));
@@ -251,6 +251,7 @@ private:
     }
     float bar_of(const Side& side, std::int32_t i, double value) const {
         if (!(value < infinity)) return 3e38f;
+        if (value == -infinity) return -3e38f;  // a row that is taken out
         const double v = value / strips_.unit() + side.shift;
         return float(std::min(3e38, v + strips_.slack(i) + 4 * double(UNIT) * (side.size + std::fabs(v) + std::fabs(side.shift) * 1e-7)));
     }

@@ -151,10 +151,12 @@ inline std::vector<Kernels> levels() {
     return found;
 }
 
-inline const Kernels& kernels() {
-    static const Kernels chosen = levels().front();
+// Chosen once; the checks of the core choose again.
+inline Kernels& chosen_kernels() {
+    static Kernels chosen = levels().front();
     return chosen;
 }
+inline const Kernels& kernels() { return chosen_kernels(); }
 
 #undef BARROW_LEVEL
 

@@ -66,13 +66,19 @@ class PointStrips {
 public:
     PointStrips(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground,
                 const PointFrame& frame)
-        : x64_(x), y64_(y), n_(n), m_(m), d_(d), ground_(ground),
-          unit_(std::max(std::pow(frame.radius, ground.p), std::numeric_limits<double>::min())) {
+        : x64_(x), y64_(y), n_(n), m_(m), d_(d), ground_(ground), unit_(std::pow(frame.radius, ground.p)) {
         constexpr double u = 0x1p-24 * 1.001, t = 0x1p-20;
         const double p = ground.p;
+        power_ = float(ground.norm == 2 ? p / 2 : p);
         const std::int64_t blocks = (m + simd::PACK - 1) / simd::PACK;
         x_.assign(std::size_t(n + 3) * d, 0.0f);
         y_.assign(std::size_t(blocks) * d * simd::PACK, 0.0f);
+        slack_.assign(n, 1e-30f);
+        keep_ = 0;
+        // Where the largest cost is not a normal number, or squares lose their digits, the strips say that no cost is negative
+        // and leave everything to double precision.
+        unit_ = std::min(std::max(unit_, std::numeric_limits<double>::min()), std::numeric_limits<double>::max());
+        if (unit_ != std::pow(frame.radius, p) || (ground.norm == 2 && frame.radius < 1e-150)) return;
         std::vector<double> size(n, 0.0);
         double farthest = 0;
         for (std::int32_t i = 0; i < n; ++i) {
@@ -93,11 +99,9 @@ public:
             finish(distance);
             farthest = std::max(farthest, distance);
         }
-        power_ = float(ground.norm == 2 ? p / 2 : p);
         const double distance = u * (ground.norm == 2 ? d / 2.0 + 2 : double(d) + 1);
         const double power = power_ == 1 ? 0 : power_ == 0.5f || power_ == 2 ? u : 3e-5;
         keep_ = float(1 - (p * distance + power + (p > 1 ? t : 0) + 4 * u));
-        slack_.resize(n);
         const double s = p > 1 ? std::pow(t / (p - 1), (p - 1) / p) : 1;
         for (std::int32_t i = 0; i < n; ++i) slack_[i] = float(std::pow(u * (size[i] + farthest) / s, p) * 1.001 + 1e-30);
     }

@@ -65,11 +65,12 @@ inline void strip_double(const double* x, const double* y, std::ptrdiff_t d, std
     strip_by<Doubles>(x, y, d, blocks, norm, out, stride);
 }
 
-// 2^t to about 2e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126.
+// 2^t to about 2e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126, and no more than 2^126 above.
 template <bool fine>
 inline void exponential(const Floats& given, Floats& result) {
     constexpr float shift = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer in the low bits
-    const Floats t = given < -126.0f ? Floats{} - 126.0f : given;
+    Floats t = given < -126.0f ? Floats{} - 126.0f : given;
+    t = t > 126.0f ? Floats{} + 126.0f : t;
     const Floats whole = t + shift;
     const Floats rest = t - (whole - shift);
     Floats p;
@@ -87,7 +88,7 @@ inline void exponential(const Floats& given, Floats& result) {
     result = (Floats)((Ints)p + exponent);
 }
 
-// c[j] = c[j]^power for c >= 0, to about 2e-6 (1 + power) relatively; a multiple of FLOATS entries.
+// c[j] = c[j]^power for c >= 0, to 3e-5 relatively where that is between 2^-126 and 2^126; a multiple of FLOATS entries.
 inline void raise(float* c, std::ptrdiff_t count, float power) {
     if (power == 1.0f) return;
     if (power == 0.5f) {
@@ -110,10 +111,9 @@ inline void raise(float* c, std::ptrdiff_t count, float power) {
         log = log * q + 0.96179669f;
         log = log * q + 2.8853901f;
         log = log * s + __builtin_convertvector(exponent, Floats);
-        Floats t = log * power, result;
-        t = t > 126.0f ? Floats{} + 126.0f : t;
-        exponential<true>(t, result);
-        *(Floats*)(c + j) = x > 0.0f ? result : Floats{};
+        Floats result;
+        exponential<true>(log * power, result);
+        *(Floats*)(c + j) = x >= 0x1p-126f ? result : Floats{};  // smaller numbers have no mantissa of this form
     }
 }
 

@@ -44,7 +44,7 @@ inline void lower_groups(float* least, const float* v, std::ptrdiff_t count) {
 }
 inline float gibbs_strip(float* c, const float* g, float f, float sharp, std::ptrdiff_t count) {
     float total = 0;
-    for (std::ptrdiff_t j = 0; j < count; ++j) total += c[j] = std::exp2(std::fmax((g[j] + f) - sharp * c[j], -126.0f));
+    for (std::ptrdiff_t j = 0; j < count; ++j) total += c[j] = std::exp2(std::fmin(std::fmax((g[j] + f) - sharp * c[j], -126.0f), 126.0f));
     return total;
 }
 inline void add_scaled(float* y, const float* c, float s, std::ptrdiff_t count) {

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from barrow import _core
 
@@ -13,12 +14,23 @@ ALONE = 1 << 18  # numbers to look at below which one thread is faster than two
 
 
 def swept(*tensors: Tensor) -> bool:
-    """Whether the core may be handed these tensors: plain float64 on the CPU, and no gradient to be recorded."""
-    if torch.compiler.is_compiling():
+    """Whether the core may be handed these tensors: plain float64 on the CPU, and nobody who must see what is done to
+    them: a gradient of either mode, a compiler, a tracer, vmap.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    ):
         return False
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     return not recorded and all(
-        t.dtype == torch.float64 and t.device.type == "cpu" and type(t) is Tensor for t in tensors
+        t.dtype == torch.float64
+        and t.device.type == "cpu"
+        and type(t) is Tensor
+        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+        and forward_ad.unpack_dual(t).tangent is None
+        for t in tensors
     )
 
 
