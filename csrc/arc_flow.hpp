@@ -37,6 +37,12 @@ public:
             arcs_[at] = Arc{arcs.cost[k], arcs.col[k], arcs.row[k]};
             if (k < std::int64_t(flow.size())) add(at, flow[k]);
         }
+        first_.assign(std::size_t(m) + 1, 0);
+        for (const Arc& arc : arcs_) ++first_[arc.col + 1];
+        for (std::int32_t j = 0; j < m; ++j) first_[j + 1] += first_[j];
+        into_.resize(count);
+        fill.assign(first_.begin(), first_.end() - 1);
+        for (std::int64_t k = 0; k < count; ++k) into_[fill[arcs_[k].col]++] = std::int32_t(k);
     }
 
     // What the arcs of the list carry, in its order.
@@ -131,13 +137,6 @@ public:
     std::vector<SpanningTree::Arc> basis(const std::vector<std::int64_t>& supply, std::int32_t root_col, const double* f,
                                          const double* g, const Cost& cost) const {
         const std::size_t nodes = std::size_t(n_) + m_;
-        std::vector<std::int32_t> first(std::size_t(m_) + 1, 0), into(arcs_.size());
-        for (const Arc& arc : arcs_) ++first[arc.col + 1];
-        for (std::int32_t j = 0; j < m_; ++j) first[j + 1] += first[j];
-        {
-            std::vector<std::int32_t> fill(first.begin(), first.end() - 1);
-            for (std::size_t k = 0; k < arcs_.size(); ++k) into[fill[arcs_[k].col]++] = std::int32_t(k);
-        }
         std::vector<SpanningTree::Arc> tree;
         std::vector<char> in(nodes, 0);
         std::vector<std::int32_t> stack;
@@ -161,8 +160,8 @@ public:
                         if (flow_[k] > 0) visit(k, n_ + arcs_[k].col);
                     continue;
                 }
-                for (std::int32_t q = first[x - n_]; q < first[x - n_ + 1]; ++q) {
-                    const std::int32_t k = into[q], i = arcs_[k].row;
+                for (std::int32_t q = first_[x - n_]; q < first_[x - n_ + 1]; ++q) {
+                    const std::int32_t k = into_[q], i = arcs_[k].row;
                     if (flow_[k] > 0) visit(k, i);
                     else if (!in[i]) {
                         heap.push_back({arcs_[k].cost - f[i] - g[arcs_[k].col], k});
@@ -291,7 +290,7 @@ private:
     }
 
     std::int32_t n_, m_;
-    std::vector<std::int32_t> start_, place_;
+    std::vector<std::int32_t> start_, place_, first_, into_;
     std::vector<Arc> arcs_;  // by rows; the list's arc k is at place_[k]
     std::vector<std::int64_t> flow_;
     std::vector<Links> links_;

@@ -29,9 +29,10 @@ constexpr int NEAREST = 20;         // arcs a row to begin with
 constexpr int STEPS = 8;            // of Sinkhorn's iteration at each epsilon, at most
 constexpr double SETTLED = 0.05;    // the share of the mass that the columns may have wrong there
 constexpr double FALL = 0.5;        // of epsilon from one to the next
-constexpr int PHASES = 4;           // of the cost scaling
+constexpr int PHASES = 3;           // of the cost scaling
 constexpr double FINER = 5;         // the factor from one to the next
-constexpr double CONCENTRATED = 20; // columns that share a row's mass when epsilon is small enough
+constexpr double CONCENTRATED = 15; // columns that share a row's mass when epsilon is small enough
+constexpr double COARSE = 5;        // the same for coarse problems
 
 // A typical cost; 0 if all seem to be.
 inline double typical_cost(const Pairs& pairs, std::mt19937_64& random) {
@@ -67,34 +68,37 @@ inline double spread_of_rows(const Pairs& pairs, const double* a, const float* G
     return spread[spread.size() / 2];
 }
 
-// Column potentials by annealing.
-inline void anneal(Pairs& pairs, const double* a, const double* b, double* g, Monitor& monitor) {
+// Potentials by annealing; the large epsilons on ever coarser problems first. Returns the last epsilon.
+inline double anneal(Pairs& pairs, const double* a, const double* b, double* f, double* g, double concentrated,
+                     Monitor& monitor) {
+    constexpr double log2e = 1.4426950408889634;
     const std::int32_t n = pairs.rows(), m = pairs.cols();
     std::mt19937_64 random(1);
-    double epsilon = typical_cost(pairs, random);
-    std::fill_n(g, m, 0.0);
-    if (!(epsilon > 0)) return;
-    constexpr double log2e = 1.4426950408889634;
-    std::vector<double> f(n), zero(m, 0.0);
-    pairs.row_transform(zero.data(), f.data(), monitor);
+    double epsilon;
+    if (const CoarsePairs coarse = pairs.coarsen(a, b); coarse.pairs) {
+        std::vector<double> coarse_f(coarse.rows.size()), coarse_g(coarse.cols.size());
+        epsilon = anneal(*coarse.pairs, coarse.a.data(), coarse.b.data(), coarse_f.data(), coarse_g.data(), COARSE, monitor);
+        pairs.extend(coarse, coarse_f.data(), g, monitor);
+    } else {
+        epsilon = typical_cost(pairs, random);
+        std::fill_n(g, m, 0.0);
+    }
+    pairs.row_transform(g, f, monitor);  // so that no entry of the plan is larger than its row's weight
+    if (!(epsilon > 0)) return epsilon;
     std::vector<float> F(n, 0.0f), G(m, -1e30f);
-    for (std::int32_t i = 0; i < n; ++i) F[i] = a[i] > 0 ? float(f[i] * log2e / epsilon + std::log2(a[i])) : -1e30f;
-    for (std::int32_t j = 0; j < m; ++j)
-        if (b[j] > 0) G[j] = float(std::log2(b[j]));
     for (int level = 0; level < 60 && !monitor.stop() && !monitor.late(); ++level) {
         const double sharp = log2e / epsilon;
+        for (std::int32_t i = 0; i < n; ++i) F[i] = a[i] > 0 ? float(f[i] * sharp + std::log2(a[i])) : -1e30f;
+        for (std::int32_t j = 0; j < m; ++j) G[j] = b[j] > 0 ? float(g[j] * sharp + std::log2(b[j])) : -1e30f;
         for (int step = 0; step < STEPS && !monitor.stop() && !monitor.late(); ++step)
             if (pairs.sinkhorn_step(a, b, F.data(), G.data(), sharp, monitor) < SETTLED) break;
         monitor.tell("annealing", level + 1);
+        for (std::int32_t i = 0; i < n; ++i) f[i] = a[i] > 0 ? (double(F[i]) - std::log2(a[i])) / sharp : 0;
         for (std::int32_t j = 0; j < m; ++j) g[j] = b[j] > 0 ? (double(G[j]) - std::log2(b[j])) / sharp : 0;
-        if (spread_of_rows(pairs, a, G.data(), sharp, random) <= CONCENTRATED) break;
-        // The same potentials in units of the next epsilon; the weights in them keep their size.
-        for (std::int32_t i = 0; i < n; ++i)
-            if (a[i] > 0) F[i] = float((F[i] - std::log2(a[i])) / FALL + std::log2(a[i]));
-        for (std::int32_t j = 0; j < m; ++j)
-            if (b[j] > 0) G[j] = float((G[j] - std::log2(b[j])) / FALL + std::log2(b[j]));
+        if (spread_of_rows(pairs, a, G.data(), sharp, random) <= concentrated) break;
         epsilon *= FALL;
     }
+    return epsilon;
 }
 
 // A plan of arcs that form a strongly feasible tree, taken from the list in the order of their reduced costs; what is left
@@ -242,7 +246,7 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     if (start != nullptr) {
         for (std::int32_t j = 0; j < m; ++j) g[j] = std::isfinite(start[j]) ? start[j] : 0;
     } else {
-        anneal(pairs, heavy_a.data(), heavy_b.data(), g.data(), monitor);
+        anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), CONCENTRATED, monitor);
     }
     const auto mask = [&] {
         for (std::int32_t j = 0; j < m; ++j)

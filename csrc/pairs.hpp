@@ -9,8 +9,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
+#include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,6 +33,16 @@ struct ArcList {
     }
 };
 
+class Pairs;
+
+// A problem of a quarter of the rows and columns that resembles another one: some of its rows and columns, each with the
+// mass of its neighbourhood.
+struct CoarsePairs {
+    std::unique_ptr<Pairs> pairs;  // null if there is none
+    std::vector<std::int32_t> rows, cols;
+    std::vector<double> a, b;
+};
+
 class Pairs {
 public:
     virtual ~Pairs() = default;
@@ -47,6 +58,9 @@ public:
     virtual void row_bars(const double* g, int count, double* bar, Monitor& monitor) = 0;
     // All pairs with c_ij - g_j <= bar_i, but of a row at most `most`, and never without its least.
     virtual void collect(const double* g, const double* bar, int most, ArcList& arcs, Monitor& monitor) = 0;
+    virtual CoarsePairs coarsen(const double*, const double*) const { return {}; }
+    // Potentials of all columns from those of the coarse rows: g_j = min over these of c_ij - f_i.
+    virtual void extend(const CoarsePairs&, const double*, double*, Monitor&) const {}
     // A step of Sinkhorn's iteration on P_ij = 2^(F_i + G_j - c_ij sharp): rows to a, then columns to b, roughly. Returns how
     // much of the mass the columns had wrong in between.
     virtual double sinkhorn_step(const double* a, const double* b, float* F, float* G, double sharp, Monitor& monitor) = 0;

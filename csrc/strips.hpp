@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "pairs.hpp"
@@ -173,10 +175,50 @@ private:
     double unit_;
 };
 
-class PointPairs final : public Pairs {
+// One point for every four or so that are close to each other, with their mass: halves of a cloud along its widest side,
+// again and again. Points without mass are left out.
+inline std::vector<std::int32_t> representatives(const double* z, std::int32_t count, std::int64_t d, const double* weight,
+                                                 std::vector<double>& mass) {
+    constexpr std::int64_t SIDES = 32;  // coordinates that are looked at
+    std::vector<std::int32_t> order, chosen;
+    for (std::int32_t i = 0; i < count; ++i)
+        if (weight[i] > 0) order.push_back(i);
+    mass.clear();
+    std::vector<std::pair<std::int32_t, std::int32_t>> ranges{{0, std::int32_t(order.size())}};
+    while (!ranges.empty()) {
+        const auto [low, high] = ranges.back();
+        ranges.pop_back();
+        if (high - low <= 5) {
+            if (low == high) continue;
+            double sum = 0;
+            for (std::int32_t k = low; k < high; ++k) sum += weight[order[k]];
+            chosen.push_back(order[(low + high) / 2]);
+            mass.push_back(sum);
+            continue;
+        }
+        std::int64_t widest = 0;
+        double width = -1;
+        for (std::int64_t k = 0; k < std::min(d, SIDES); ++k) {
+            double least = z[order[low] * d + k], most = least;
+            for (std::int32_t q = low; q < high; ++q) {
+                least = std::min(least, z[order[q] * d + k]);
+                most = std::max(most, z[order[q] * d + k]);
+            }
+            if (most - least > width) width = most - least, widest = k;
+        }
+        const std::int32_t middle = low + (high - low) / 2;
+        std::nth_element(order.begin() + low, order.begin() + middle, order.begin() + high,
+                         [&](std::int32_t i, std::int32_t j) { return z[i * d + widest] < z[j * d + widest]; });
+        ranges.push_back({low, middle});
+        ranges.push_back({middle, high});
+    }
+    return chosen;
+}
+
+class PointPairs : public Pairs {
 public:
     PointPairs(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground, int threads)
-        : frame_(x, y, n, m, d, ground),
+        : x_(x), y_(y), d_(d), ground_(ground), threads_(threads), frame_(x, y, n, m, d, ground),
           forth_(x, y, n, m, d, ground, frame_),
           back_(y, x, m, n, d, ground, frame_),
           over_cols_(forth_, threads),
@@ -198,15 +240,60 @@ public:
         return over_cols_.sinkhorn_step(a, b, F, G, sharp, monitor);
     }
 
+    CoarsePairs coarsen(const double* a, const double* b) const override;
+    void extend(const CoarsePairs& coarse, const double* coarse_f, double* g, Monitor& monitor) const override {
+        const std::vector<double> x = take(x_, coarse.rows);
+        const PointStrips back(y_, x.data(), cols(), std::int32_t(coarse.rows.size()), d_, ground_, frame_);
+        Sweeps<PointStrips>(back, threads_).transform(coarse_f, g, monitor);
+    }
+
 private:
+    static constexpr std::int32_t FEW = 1000;
+
+    std::vector<double> take(const double* z, const std::vector<std::int32_t>& some) const {
+        std::vector<double> out(some.size() * d_);
+        for (std::size_t k = 0; k < some.size(); ++k) std::copy_n(z + some[k] * d_, d_, out.data() + k * d_);
+        return out;
+    }
+
+    const double *x_, *y_;
+    std::int64_t d_;
+    Ground ground_;
+    int threads_;
     PointFrame frame_;
     PointStrips forth_, back_;
     Sweeps<PointStrips> over_cols_, over_rows_;
 };
 
-class MatrixPairs final : public Pairs {
+namespace detail {
+struct Clouds {
+    std::vector<double> x, y;
+};
+}  // namespace detail
+
+// The same on points of its own.
+class SomePointPairs final : detail::Clouds, public PointPairs {
 public:
-    MatrixPairs(const double* C, std::int32_t n, std::int32_t m, int threads) : C_(C), strips_(C, n, m), sweeps_(strips_, threads) {}
+    SomePointPairs(std::vector<double> x, std::vector<double> y, std::int64_t d, Ground ground, int threads)
+        : detail::Clouds{std::move(x), std::move(y)},
+          PointPairs(Clouds::x.data(), Clouds::y.data(), std::int32_t(Clouds::x.size() / d), std::int32_t(Clouds::y.size() / d), d,
+                     ground, threads) {}
+};
+
+inline CoarsePairs PointPairs::coarsen(const double* a, const double* b) const {
+    CoarsePairs coarse;
+    if (rows() < FEW || cols() < FEW) return coarse;
+    coarse.rows = representatives(x_, rows(), d_, a, coarse.a);
+    coarse.cols = representatives(y_, cols(), d_, b, coarse.b);
+    if (coarse.rows.size() < 100 || coarse.cols.size() < 100) return coarse;
+    coarse.pairs = std::make_unique<SomePointPairs>(take(x_, coarse.rows), take(y_, coarse.cols), d_, ground_, threads_);
+    return coarse;
+}
+
+class MatrixPairs : public Pairs {
+public:
+    MatrixPairs(const double* C, std::int32_t n, std::int32_t m, int threads)
+        : C_(C), threads_(threads), strips_(C, n, m), sweeps_(strips_, threads) {}
 
     std::int32_t rows() const override { return strips_.rows(); }
     std::int32_t cols() const override { return strips_.cols(); }
@@ -233,10 +320,53 @@ public:
         return sweeps_.sinkhorn_step(a, b, F, G, sharp, monitor);
     }
 
+    // Rows and columns of a matrix have no neighbours: every fourth, with as much of the mass as it had.
+    CoarsePairs coarsen(const double* a, const double* b) const override;
+    void extend(const CoarsePairs& coarse, const double* coarse_f, double* g, Monitor&) const override {
+        const std::int32_t m = cols();
+        std::fill_n(g, m, std::numeric_limits<double>::infinity());
+        for (std::size_t k = 0; k < coarse.rows.size(); ++k)
+            simd::kernels().lower_to(g, C_ + std::int64_t(coarse.rows[k]) * m, coarse_f[k], m);
+    }
+
 private:
+    static constexpr std::int32_t FEW = 1000;
+
     const double* C_;
+    int threads_;
     MatrixStrips strips_;
     Sweeps<MatrixStrips> sweeps_;
 };
+
+// The same on a matrix of its own.
+class SomeMatrixPairs final : std::vector<double>, public MatrixPairs {
+public:
+    SomeMatrixPairs(std::vector<double> C, std::int32_t n, std::int32_t m, int threads)
+        : std::vector<double>(std::move(C)), MatrixPairs(data(), n, m, threads) {}
+};
+
+inline CoarsePairs MatrixPairs::coarsen(const double* a, const double* b) const {
+    CoarsePairs coarse;
+    if (rows() < FEW || cols() < FEW) return coarse;
+    const auto thin = [](std::int32_t count, const double* weight, std::vector<std::int32_t>& chosen, std::vector<double>& mass) {
+        double sum = 0, kept = 0;
+        for (std::int32_t i = 0, seen = 0; i < count; ++i) {
+            if (!(weight[i] > 0)) continue;
+            sum += weight[i];
+            if (seen++ % 4 == 0) chosen.push_back(i), mass.push_back(weight[i]), kept += weight[i];
+        }
+        for (double& w : mass) w *= sum / kept;
+    };
+    thin(rows(), a, coarse.rows, coarse.a);
+    thin(cols(), b, coarse.cols, coarse.b);
+    if (coarse.rows.size() < 100 || coarse.cols.size() < 100) return coarse;
+    std::vector<double> C;
+    C.reserve(coarse.rows.size() * coarse.cols.size());
+    for (std::int32_t i : coarse.rows)
+        for (std::int32_t j : coarse.cols) C.push_back(strips_.exact(i, j));
+    coarse.pairs = std::make_unique<SomeMatrixPairs>(std::move(C), std::int32_t(coarse.rows.size()),
+                                                     std::int32_t(coarse.cols.size()), threads_);
+    return coarse;
+}
 
 }  // namespace barrow

@@ -5,13 +5,14 @@ import torch
 from hypothesis import given, settings
 
 import barrow
-from barrow import Assignment, Auto, Incompatible, Simplex, Sinkhorn, Solver, Sort, TreeFlow
+from barrow import Assignment, Auto, ColumnGeneration, Incompatible, Simplex, Sinkhorn, Solver, Sort, TreeFlow
 from problems import KINDS, check_solution, small_entropic, small_lps
 
 # A new solver is one line here; a new kind of problem is one function under @kind in problems.py.
 SOLVERS: list[Solver] = [
     Simplex(),
     Assignment(),
+    ColumnGeneration(),
     Sort(),
     TreeFlow(),
     Sinkhorn(),

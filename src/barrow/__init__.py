@@ -22,14 +22,14 @@ from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
 from barrow.problem import Problem
 from barrow.solution import BadInput, Bounds, Solution, SolveError, Status, Witness
 from barrow.solve import solve
-from barrow.solvers import Assignment, Auto, Progress, Simplex, Sinkhorn, Solver, Sort, TreeFlow
+from barrow.solvers import Assignment, Auto, ColumnGeneration, Progress, Simplex, Sinkhorn, Solver, Sort, TreeFlow
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cost", "Points", "Dense", "Tree", "Grid",
     "Problem", "solve", "certify",
-    "Solver", "Progress", "Auto", "Assignment", "Simplex", "Sinkhorn", "Sort", "TreeFlow",
+    "Solver", "Progress", "Auto", "Assignment", "ColumnGeneration", "Simplex", "Sinkhorn", "Sort", "TreeFlow",
     "Solution", "Bounds", "Witness", "Status", "Plan", "SparsePlan", "DensePlan", "GibbsPlan",
     "wasserstein", "transport_cost", "sinkhorn_cost", "sinkhorn_divergence", "sliced_wasserstein", "wasserstein_1d",
     "emd_1d", "tree_emd", "tangent", "label_wasserstein",
