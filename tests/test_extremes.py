@@ -133,6 +133,15 @@ def test_short_edges_beneath_long_ones():
         assert s.bounds.lower <= 1e-9 <= s.bounds.upper
 
 
+def test_a_value_is_never_above_its_bracket():
+    """Potentials of size 1, because forbidden arcs have a price, of a problem whose value is 0."""
+    C = torch.zeros(7, 6, dtype=F64)
+    C[1, 5] = C[3, 5] = math.inf
+    a, b = (torch.tensor(w, dtype=F64) for w in ([0, 2, 0, 4, 0, 2, 5], [0, 0, 0, 1, 5, 7]))
+    s = barrow.solve(Problem(Dense(C), a, b), Simplex())
+    assert s.value == s.bounds.lower == s.bounds.upper == 0
+
+
 def test_ties_everywhere():
     for C in (torch.zeros(40, 40), torch.ones(40, 30), torch.eye(40), torch.arange(40.0)[:, None] + torch.arange(30.0)):
         s = barrow.solve(Problem(Dense(C.double())), Simplex())

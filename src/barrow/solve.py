@@ -120,7 +120,9 @@ def attempt(
             proof, plan = _blank(fault != 0, proof, plan)
         plan = plan.to(dtype).reshape_batch(batch)
         f, g = (h.to(dtype).reshape(*batch, h.shape[-1]) for h in (proof.f, proof.g))
-        value = _round_down(torch.maximum(proof.value, proof.lower), problem.dtype).reshape(batch)
+        # The dual objective carries its own rounding; the bracket does not.
+        value = torch.minimum(torch.maximum(proof.value, proof.lower), proof.upper)
+        value = _round_down(value, problem.dtype).reshape(batch)
     sources = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
     if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
         hole = torch.where(hopeless.reshape(*batch, 1), torch.nan, 1.0).to(f)  # inf has no gradient
