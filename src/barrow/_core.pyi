@@ -1,19 +1,23 @@
 from collections.abc import Callable
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
+Array = NDArray[Any]
+
 def assignment(
-    cost: Tensor,
-    start: Tensor,
+    cost: Array,
+    start: Array,
     max_steps: int,
     threads: int,
     seconds: float,
     listener: Callable[[str, int, int], object] | None,
-    cols: Tensor,
-    f: Tensor,
-    g: Tensor,
-    code: Tensor,
-    steps: Tensor,
+    cols: Array,
+    f: Array,
+    g: Array,
+    code: Array,
+    steps: Array,
 ) -> None: ...
 def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, threads: int, out: Tensor) -> None: ...
 def column_generation_matrix(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,18 +83,6 @@ def assign_now(
     return AssignmentResult(*_kernel(C, g, -1 if max_steps is None else max(0, max_steps), seconds, listener))
 
 
-def _room(C: Tensor) -> _Five:
-    """Uninitialised tensors for the result."""
-    batch, n = C.shape[0], C.shape[-1]
-    return (
-        C.new_empty((batch, n), dtype=torch.int64),
-        C.new_empty((batch, n), dtype=torch.float64),
-        C.new_empty((batch, n), dtype=torch.float64),
-        C.new_empty((batch,), dtype=torch.int64),
-        C.new_empty((batch,), dtype=torch.int64),
-    )
-
-
 def _kernel(
     C: Tensor,
     g: Tensor | None,
@@ -101,12 +90,17 @@ def _kernel(
     seconds: float = math.inf,
     listener: Callable[[str, int, int], object] | None = None,
 ) -> _Five:
-    out = _room(C)
-    start = C.new_empty((0, C.shape[-1])) if g is None else g
-    if C.shape[0] > 1 and C.stride(0) == 0:
+    # Arrays of numpy are made and handed over faster than tensors, which small problems feel.
+    batch, n = C.shape[0], C.shape[-1]
+    start = np.empty((0, n)) if g is None else g.detach().contiguous().numpy()
+    if batch > 1 and C.stride(0) == 0:
         C = C[:1]  # one matrix for all: the core reads it with stride 0
-    _core.assignment(C.contiguous(), start.contiguous(), max_steps, torch.get_num_threads(), seconds, listener, *out)
-    return out
+    cols, f, u = np.empty((batch, n), np.int64), np.empty((batch, n)), np.empty((batch, n))
+    code, steps = np.empty(batch, np.int64), np.empty(batch, np.int64)
+    costs, threads = C.detach().contiguous().numpy(), torch.get_num_threads()
+    _core.assignment(costs, start, max_steps, threads, seconds, listener, cols, f, u, code, steps)
+    shared = torch.from_numpy
+    return shared(cols), shared(f), shared(u), shared(code), shared(steps)
 
 
 def _limited(C: Tensor, g: Tensor | None, max_steps: int) -> _Five:
@@ -118,7 +112,14 @@ _op = torch.library.custom_op("barrow::assignment", _limited, mutates_args=(), d
 
 @_op.register_fake
 def _(C: Tensor, g: Tensor | None, max_steps: int) -> _Five:
-    return _room(C)
+    batch, n = C.shape[0], C.shape[-1]
+    return (
+        C.new_empty((batch, n), dtype=torch.int64),
+        C.new_empty((batch, n), dtype=torch.float64),
+        C.new_empty((batch, n), dtype=torch.float64),
+        C.new_empty((batch,), dtype=torch.int64),
+        C.new_empty((batch,), dtype=torch.int64),
+    )
 
 
 @_op.register_vmap
