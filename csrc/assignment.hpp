@@ -36,7 +36,7 @@ namespace detail {
 class Assignment {
 public:
     // From this length on the matrix outgrows the caches.
-    static constexpr std::int32_t long_row = 1500;
+    static constexpr std::int32_t long_row = 1200;
 
     Assignment(const double* cost, std::int32_t n, std::int64_t max_steps, Monitor& monitor, const simd::Kernels& kernel,
                std::int32_t from_length)

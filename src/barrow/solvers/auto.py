@@ -23,7 +23,7 @@ class Auto(Solver):
     """The right solver for the structure at hand: what :func:`barrow.solve` uses unless told otherwise.
 
     epsilon > 0: Sinkhorn. epsilon = 0: TreeFlow on a tree, Sort on a line, Assignment where n = m and both weights are
-    left to be uniform, Simplex elsewhere.
+    left to be uniform (in the plane below 1000 points), Simplex elsewhere.
 
     Args:
         tol: handed on; None leaves each solver its own (1e-9 exact, 1e-3 Sinkhorn).
@@ -50,7 +50,7 @@ class Auto(Solver):
             kind = TreeFlow
         elif isinstance(problem.cost, Points) and problem.cost.d == 1:
             kind = Sort
-        elif problem.balanced and problem.uniform == (True, True) and problem.shape[0] == problem.shape[1]:
+        elif problem.balanced and problem.uniform == (True, True) and _square(problem):
             kind = Assignment
         else:
             kind = Simplex
@@ -64,3 +64,9 @@ class Auto(Solver):
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         raise Incompatible("Auto only selects: run the solver that Auto().select(problem) returns")
+
+
+def _square(problem: Problem) -> bool:
+    """Whether n = m, and not so many points lie in a plane that searches take longer than the simplex."""
+    n, m = problem.shape
+    return n == m and not (isinstance(problem.cost, Points) and problem.cost.d == 2 and n >= 1000)
