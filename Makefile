@@ -50,13 +50,14 @@ types: setup
 layers: setup
 	$(BIN)/lint-imports
 
-# The same driver as `sanitize`, at full speed: it reaches what Python cannot, such as every instruction-set level.
-native: .build/native/check_core
-	.build/native/check_core
+# The same drivers as `sanitize`, at full speed: they reach what Python cannot, such as every instruction-set level.
+DRIVERS := $(notdir $(basename $(wildcard tests/native/*.cpp)))
+native: $(DRIVERS:%=.build/native/%)
+	@for driver in $^; do $$driver || exit 1; done
 
-.build/native/check_core: $(wildcard tests/native/*) $(wildcard csrc/*.*)
+.build/native/%: tests/native/%.cpp $(wildcard tests/native/*.hpp) $(wildcard csrc/*.*)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++20 -O2 -fno-math-errno -Wall -Wextra -pthread -Icsrc tests/native/check_core.cpp -o $@
+	$(CXX) -std=c++20 -O2 -fno-math-errno -Wall -Wextra -pthread -Icsrc $< -o $@
 
 # Two workers with one thread each: on two cores more only wait for one another.
 unit: setup ## unit tests, laws, doctests, README
@@ -66,11 +67,13 @@ bench: setup ## benchmarks against peers; appends to benchmarks/results.csv
 	$(BIN)/pip install --quiet POT==0.9.7.post1
 	$(BIN)/python -m benchmarks
 
-sanitize: ## the C++ core under AddressSanitizer and UndefinedBehaviorSanitizer
-	@mkdir -p .build
-	$(CXX) -std=c++20 -O1 -g -Wall -Wextra -fsanitize=address,undefined -fno-sanitize-recover=all -pthread -Icsrc \
-	    tests/native/check_core.cpp -o .build/check_core
-	.build/check_core
+sanitize: $(DRIVERS:%=.build/sanitized/%) ## the C++ core under AddressSanitizer and UndefinedBehaviorSanitizer
+	@for driver in $^; do $$driver || exit 1; done
+
+.build/sanitized/%: tests/native/%.cpp $(wildcard tests/native/*.hpp) $(wildcard csrc/*.*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++20 -O1 -g -Wall -Wextra -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -pthread \
+	    -Icsrc $< -o $@
 
 clean: ## remove what make built
 	rm -rf $(VENV) .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

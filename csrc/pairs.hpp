@@ -259,9 +259,11 @@ private:
         return side;
     }
 
-    // How far, in the cost's own measure, a strip's number may be above the true one where that is about v.
+    // How far, in the cost's own measure, the true number may be from a strip's where that is v.
     double room(const Side& side, std::int32_t i, float v) const {
-        return (double(strips_.slack(i)) + 4 * double(UNIT) * (side.size + std::fabs(v))) * strips_.unit();
+        const double keep = strips_.keep();
+        if (!(keep > 0)) return infinity;  // the strips know nothing
+        return (strips_.slack(i) + (4 * double(UNIT) + (1 - keep) / keep) * (side.size + std::fabs(v))) * strips_.unit();
     }
     float bar_of(const Side& side, std::int32_t i, double value) const {
         if (!(value < infinity)) return 3e38f;

@@ -146,7 +146,7 @@ class MatrixStrips {
 public:
     MatrixStrips(const double* C, std::int32_t n, std::int32_t m) : C_(C), n_(n), m_(m) {
         unit_ = simd::kernels().max_finite(C, std::ptrdiff_t(n) * m);
-        if (!(unit_ > 0)) unit_ = 1;
+        unit_ = unit_ > 0 ? std::max(unit_, std::numeric_limits<double>::min()) : 1;
     }
 
     std::int32_t rows() const { return n_; }

@@ -65,7 +65,7 @@ inline void strip_double(const double* x, const double* y, std::ptrdiff_t d, std
     strip_by<Doubles>(x, y, d, blocks, norm, out, stride);
 }
 
-// 2^t to about 2e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126, and no more than 2^126 above.
+// 2^t to 4e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126, and no more than 2^126 above.
 template <bool fine>
 inline void exponential(const Floats& given, Floats& result) {
     constexpr float shift = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer in the low bits
@@ -88,7 +88,7 @@ inline void exponential(const Floats& given, Floats& result) {
     result = (Floats)((Ints)p + exponent);
 }
 
-// c[j] = c[j]^power for c >= 0, to 3e-5 relatively where that is between 2^-126 and 2^126; a multiple of FLOATS entries.
+// c[j] = c[j]^power for c >= 0, to 1e-5 relatively where that is between 2^-126 and 2^126; a multiple of FLOATS entries.
 inline void raise(float* c, std::ptrdiff_t count, float power) {
     if (power == 1.0f) return;
     if (power == 0.5f) {

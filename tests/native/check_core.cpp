@@ -1,15 +1,11 @@
 // Runs the C++ core on random and on hostile input, for the sanitizers to watch, and checks what it returns.
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <limits>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "assignment.hpp"
+#include "check.hpp"
 #include "line.hpp"
 #include "monitor.hpp"
 #include "network_simplex.hpp"
@@ -17,30 +13,7 @@
 #include "simd.hpp"
 #include "tree_matching.hpp"
 
-#define CHECK(condition)                                                               \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-            std::exit(1);                                                              \
-        }                                                                              \
-    } while (0)
-
 namespace {
-
-constexpr double infinity = std::numeric_limits<double>::infinity();
-std::mt19937_64 random_bits(1);
-
-int below(int count) { return int(random_bits() % std::uint64_t(count)); }
-double unit() { return double(random_bits() >> 11) * 0x1p-53; }
-
-std::vector<double> histogram(int n, int kind) {
-    std::vector<double> w(n);
-    double sum = 0;
-    for (double& x : w) sum += x = kind == 0 ? 1 : kind == 1 ? -std::log(1 - unit()) : kind == 2 ? below(3) : 0;
-    if (sum == 0) w[below(n)] = sum = 1;
-    for (double& x : w) x /= sum;
-    return w;
-}
 
 struct Result {
     std::vector<std::int64_t> rows, cols;

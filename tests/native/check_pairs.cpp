@@ -1,0 +1,8 @@
+// Runs what the core does to all pairs of points, on random and on hostile input, for the sanitizers to watch, and checks what
+// it returns.
+#include "check_sweep.hpp"
+
+int main() {
+    check_sweeps();
+    std::puts("the C++ core is sound about pairs");
+}
