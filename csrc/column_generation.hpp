@@ -26,13 +26,8 @@ namespace barrow {
 namespace generation {
 
 constexpr int NEAREST = 20;         // arcs a row to begin with
-constexpr int STEPS = 8;            // of Sinkhorn's iteration at each epsilon, at most
-constexpr double SETTLED = 0.05;    // the share of the mass that the columns may have wrong there
-constexpr double FALL = 0.5;        // of epsilon from one to the next
 constexpr int PHASES = 3;           // of the cost scaling
 constexpr double FINER = 5;         // the factor from one to the next
-constexpr double CONCENTRATED = 15; // columns that share a row's mass when epsilon is small enough
-constexpr double COARSE = 5;        // the same for coarse problems
 
 // A typical cost; 0 if all seem to be.
 inline double typical_cost(const Pairs& pairs, std::mt19937_64& random) {
@@ -74,10 +69,12 @@ inline double anneal(Pairs& pairs, const double* a, const double* b, double* f, 
     constexpr double log2e = 1.4426950408889634;
     const std::int32_t n = pairs.rows(), m = pairs.cols();
     std::mt19937_64 random(1);
+    const Annealing pace = pairs.annealing();
     double epsilon;
     if (const CoarsePairs coarse = pairs.coarsen(a, b); coarse.pairs) {
         std::vector<double> coarse_f(coarse.rows.size()), coarse_g(coarse.cols.size());
-        epsilon = anneal(*coarse.pairs, coarse.a.data(), coarse.b.data(), coarse_f.data(), coarse_g.data(), COARSE, monitor);
+        epsilon = anneal(*coarse.pairs, coarse.a.data(), coarse.b.data(), coarse_f.data(), coarse_g.data(), pace.coarse,
+                         monitor);
         pairs.extend(coarse, coarse_f.data(), g, monitor);
     } else {
         epsilon = typical_cost(pairs, random);
@@ -90,13 +87,13 @@ inline double anneal(Pairs& pairs, const double* a, const double* b, double* f, 
         const double sharp = log2e / epsilon;
         for (std::int32_t i = 0; i < n; ++i) F[i] = a[i] > 0 ? float(f[i] * sharp + std::log2(a[i])) : -1e30f;
         for (std::int32_t j = 0; j < m; ++j) G[j] = b[j] > 0 ? float(g[j] * sharp + std::log2(b[j])) : -1e30f;
-        for (int step = 0; step < STEPS && !monitor.stop() && !monitor.late(); ++step)
-            if (pairs.sinkhorn_step(a, b, F.data(), G.data(), sharp, monitor) < SETTLED) break;
+        for (int step = 0; step < pace.steps && !monitor.stop() && !monitor.late(); ++step)
+            if (pairs.sinkhorn_step(a, b, F.data(), G.data(), sharp, monitor) < pace.settled) break;
         monitor.tell("annealing", level + 1);
         for (std::int32_t i = 0; i < n; ++i) f[i] = a[i] > 0 ? (double(F[i]) - std::log2(a[i])) / sharp : 0;
         for (std::int32_t j = 0; j < m; ++j) g[j] = b[j] > 0 ? (double(G[j]) - std::log2(b[j])) / sharp : 0;
         if (spread_of_rows(pairs, a, G.data(), sharp, random) <= concentrated) break;
-        epsilon *= FALL;
+        epsilon *= pace.fall;
     }
     return epsilon;
 }
@@ -246,7 +243,7 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     if (start != nullptr) {
         for (std::int32_t j = 0; j < m; ++j) g[j] = std::isfinite(start[j]) ? start[j] : 0;
     } else {
-        anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), CONCENTRATED, monitor);
+        anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), pairs.annealing().concentrated, monitor);
     }
     const auto mask = [&] {
         for (std::int32_t j = 0; j < m; ++j)

@@ -43,6 +43,15 @@ struct CoarsePairs {
     std::vector<double> a, b;
 };
 
+// The pace at which Sinkhorn's iteration looks for the first potentials: the slower, the better the first basis.
+struct Annealing {
+    int steps = 8;             // at each epsilon, at most
+    double settled = 0.05;     // the share of the mass that the columns may have wrong there
+    double fall = 0.5;         // of epsilon from one to the next
+    double concentrated = 15;  // columns that share a row's mass when epsilon is small enough
+    double coarse = 5;         // the same for coarse problems
+};
+
 class Pairs {
 public:
     virtual ~Pairs() = default;
@@ -61,6 +70,7 @@ public:
     virtual CoarsePairs coarsen(const double*, const double*) const { return {}; }
     // Potentials of all columns from those of the coarse rows: g_j = min over these of c_ij - f_i.
     virtual void extend(const CoarsePairs&, const double*, double*, Monitor&) const {}
+    virtual Annealing annealing() const { return {}; }
     // A step of Sinkhorn's iteration on P_ij = 2^(F_i + G_j - c_ij sharp): rows to a, then columns to b, roughly. Returns how
     // much of the mass the columns had wrong in between.
     virtual double sinkhorn_step(const double* a, const double* b, float* F, float* G, double sharp, Monitor& monitor) = 0;
