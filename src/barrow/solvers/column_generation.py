@@ -49,10 +49,6 @@ class ColumnGeneration(Solver):
     def on_host(self) -> bool:
         return True
 
-    @property
-    def warm(self) -> bool:
-        return True
-
     def rejects(self, problem: Problem) -> str | None:
         cost = problem.cost
         if not isinstance(cost, Points | Dense):
