@@ -229,7 +229,10 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     out.steps = 0;
 
     const double sum_a = detail::sum_of_weights(a, n), sum_b = detail::sum_of_weights(b, m);
-    if (!(sum_a > 0 && sum_b > 0)) return;
+    if (!(sum_a > 0 && sum_b > 0)) {
+        pairs.row_transform(out.g, out.f, monitor);
+        return;
+    }
     const double total = std::max(sum_a, sum_b);
     std::vector<std::int64_t> supply = detail::to_integers(a, n, total), demand = detail::to_integers(b, m, total);
     detail::balance(supply, demand);
@@ -320,7 +323,14 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
         for (std::int32_t j = 0; j < m; ++j) g[j] = demand[j] > 0 ? -simplex.tree.pi[n + j] : -infinity;
         const std::int64_t before = arcs.size();
         pairs.collect(g.data(), bar.data(), NEAREST, arcs, monitor);
-        if (arcs.size() == before) break;
+        // Only what the pivots will see as a violation: a pair on the bar, as where all costs are equal, is none.
+        std::int64_t kept = before;
+        for (std::int64_t k = before; k < arcs.size(); ++k) {
+            const std::int32_t i = arcs.row[k], j = arcs.col[k];
+            if ((arcs.cost[k] + simplex.tree.pi[n + j]) - simplex.tree.pi[i] < -tolerance) arcs.move(k, kept++);
+        }
+        arcs.resize(kept);
+        if (kept == before) break;
         monitor.tell("arcs", arcs.size());
         if (monitor.stop()) {
             out.code = interrupted;
@@ -342,10 +352,19 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
         out.cols[k] = std::max(x, y) - n;
         out.mass[k] = double(tree.flow(x)) * unit;
     }
-    for (std::int32_t i = 0; i < n; ++i)
-        if (supply[i] > 0) out.f[i] = tree.pi[i];
-    for (std::int32_t j = 0; j < m; ++j)
-        if (demand[j] > 0) out.g[j] = -tree.pi[n + j];
+    for (std::int32_t i = 0; i < n; ++i) out.f[i] = supply[i] > 0 ? tree.pi[i] : -infinity;
+    for (std::int32_t j = 0; j < m; ++j) out.g[j] = demand[j] > 0 ? -tree.pi[n + j] : -infinity;
+    // Rows and columns without weight are outside the tree and bind nothing: the c-transforms.
+    if (std::find(demand.begin(), demand.end(), 0) != demand.end()) {
+        pairs.col_transform(out.f, g.data(), monitor);
+        for (std::int32_t j = 0; j < m; ++j)
+            if (demand[j] == 0) out.g[j] = std::isfinite(g[j]) ? g[j] : 0;
+    }
+    if (std::find(supply.begin(), supply.end(), 0) != supply.end()) {
+        pairs.row_transform(out.g, f.data(), monitor);
+        for (std::int32_t i = 0; i < n; ++i)
+            if (supply[i] == 0) out.f[i] = std::isfinite(f[i]) ? f[i] : 0;
+    }
 }
 
 }  // namespace barrow

@@ -26,6 +26,8 @@ struct ArcList {
 
     std::int64_t size() const { return std::int64_t(row.size()); }
     void add(std::int32_t i, std::int32_t j, double c) { row.push_back(i), col.push_back(j), cost.push_back(c); }
+    void move(std::int64_t from, std::int64_t to) { row[to] = row[from], col[to] = col[from], cost[to] = cost[from]; }
+    void resize(std::int64_t count) { row.resize(count), col.resize(count), cost.resize(count); }
     void append(const ArcList& other) {
         row.insert(row.end(), other.row.begin(), other.row.end());
         col.insert(col.end(), other.col.begin(), other.col.end());

@@ -1,8 +1,12 @@
 // Runs what the core does to all pairs of points, on random and on hostile input, for the sanitizers to watch, and checks what
 // it returns.
+#include "check_arc_flow.hpp"
+#include "check_generation.hpp"
 #include "check_sweep.hpp"
 
 int main() {
     check_sweeps();
+    check_arc_flow();
+    check_generation();
     std::puts("the C++ core is sound about pairs");
 }
