@@ -25,9 +25,10 @@ namespace barrow {
 
 namespace generation {
 
-constexpr int NEAREST = 20;         // arcs a row to begin with
-constexpr int PHASES = 3;           // of the cost scaling
-constexpr double FINER = 5;         // the factor from one to the next
+constexpr int NEAREST = 12;   // arcs a row and a column to begin with
+constexpr int PHASES = 3;     // of the cost scaling
+constexpr double FINER = 5;   // the factor from one to the next
+constexpr int ROUNDS = 200;   // of pivots and new arcs
 
 // A typical cost; 0 if all seem to be.
 inline double typical_cost(const Pairs& pairs, std::mt19937_64& random) {
@@ -64,18 +65,19 @@ inline double spread_of_rows(const Pairs& pairs, const double* a, const float* G
 }
 
 // Potentials by annealing; the large epsilons on ever coarser problems first. Returns the last epsilon.
-inline double anneal(Pairs& pairs, const double* a, const double* b, double* f, double* g, double concentrated,
-                     Monitor& monitor) {
+inline double anneal(Pairs& pairs, const double* a, const double* b, double* f, double* g, bool coarse, Monitor& monitor) {
     constexpr double log2e = 1.4426950408889634;
     const std::int32_t n = pairs.rows(), m = pairs.cols();
     std::mt19937_64 random(1);
     const Annealing pace = pairs.annealing();
+    const int steps = coarse ? pace.coarse_steps : pace.steps;
+    const double settled = coarse ? pace.coarse_settled : pace.settled;
+    const double concentrated = coarse ? pace.coarse : pace.concentrated;
     double epsilon;
-    if (const CoarsePairs coarse = pairs.coarsen(a, b); coarse.pairs) {
-        std::vector<double> coarse_f(coarse.rows.size()), coarse_g(coarse.cols.size());
-        epsilon = anneal(*coarse.pairs, coarse.a.data(), coarse.b.data(), coarse_f.data(), coarse_g.data(), pace.coarse,
-                         monitor);
-        pairs.extend(coarse, coarse_f.data(), g, monitor);
+    if (const CoarsePairs fewer = pairs.coarsen(a, b); fewer.pairs) {
+        std::vector<double> coarse_f(fewer.a.size()), coarse_g(fewer.b.size());
+        epsilon = anneal(*fewer.pairs, fewer.a.data(), fewer.b.data(), coarse_f.data(), coarse_g.data(), true, monitor);
+        pairs.extend(fewer, coarse_f.data(), g, monitor);
     } else {
         epsilon = typical_cost(pairs, random);
         std::fill_n(g, m, 0.0);
@@ -87,8 +89,8 @@ inline double anneal(Pairs& pairs, const double* a, const double* b, double* f, 
         const double sharp = log2e / epsilon;
         for (std::int32_t i = 0; i < n; ++i) F[i] = a[i] > 0 ? float(f[i] * sharp + std::log2(a[i])) : -1e30f;
         for (std::int32_t j = 0; j < m; ++j) G[j] = b[j] > 0 ? float(g[j] * sharp + std::log2(b[j])) : -1e30f;
-        for (int step = 0; step < pace.steps && !monitor.stop() && !monitor.late(); ++step)
-            if (pairs.sinkhorn_step(a, b, F.data(), G.data(), sharp, monitor) < pace.settled) break;
+        for (int step = 0; step < steps && !monitor.stop() && !monitor.late(); ++step)
+            if (pairs.sinkhorn_step(a, b, F.data(), G.data(), sharp, monitor) < settled) break;
         monitor.tell("annealing", level + 1);
         for (std::int32_t i = 0; i < n; ++i) f[i] = a[i] > 0 ? (double(F[i]) - std::log2(a[i])) / sharp : 0;
         for (std::int32_t j = 0; j < m; ++j) g[j] = b[j] > 0 ? (double(G[j]) - std::log2(b[j])) / sharp : 0;
@@ -106,9 +108,8 @@ inline std::vector<SpanningTree::Arc> greedy(const Pairs& pairs, ArcList& arcs, 
     const std::int32_t n = pairs.rows(), m = pairs.cols();
     const std::int64_t count = arcs.size();
     std::vector<std::pair<float, std::int32_t>> order(count);
-    double least = 0, most = 0;
+    double most = 0;
     for (std::int64_t k = 0; k < count; ++k) most = std::max(most, arcs.cost[k] - f[arcs.row[k]] - g[arcs.col[k]]);
-    (void)least;
     for (std::int64_t k = 0; k < count; ++k)
         order[k] = {most > 0 ? float((arcs.cost[k] - f[arcs.row[k]] - g[arcs.col[k]]) / most) : 0.0f, std::int32_t(k)};
     std::sort(order.begin(), order.end());
@@ -246,7 +247,7 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     if (start != nullptr) {
         for (std::int32_t j = 0; j < m; ++j) g[j] = std::isfinite(start[j]) ? start[j] : 0;
     } else {
-        anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), pairs.annealing().concentrated, monitor);
+        anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), false, monitor);
     }
     const auto mask = [&] {
         for (std::int32_t j = 0; j < m; ++j)
@@ -267,6 +268,7 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     for (std::int32_t i = 0; i < n; ++i)
         if (supply[i] == 0) bar[i] = -infinity;
     pairs.collect(g.data(), bar.data(), 3 * NEAREST, arcs, monitor);
+    pairs.collect_for_columns(f.data(), g.data(), bar.data(), NEAREST, arcs, monitor);
     if (monitor.stop()) {
         out.code = interrupted;
         return;
@@ -314,7 +316,6 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
 
     // Pivots and new arcs, in turns.
     Basis simplex(n, m, root_col, basis);
-    constexpr int ROUNDS = 200;
     for (int round = 0;; ++round) {
         double tolerance = 0;
         out.code = simplex.improve(arcs, max_steps, &tolerance, monitor);

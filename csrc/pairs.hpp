@@ -37,21 +37,26 @@ struct ArcList {
 
 class Pairs;
 
-// A problem of a quarter of the rows and columns that resembles another one: some of its rows and columns, each with the
-// mass of its neighbourhood.
+// A problem of a quarter of the rows and columns that resembles another one, with the mass of its rows and columns, and
+// where they come from: rows and columns of a matrix, or points.
 struct CoarsePairs {
     std::unique_ptr<Pairs> pairs;  // null if there is none
-    std::vector<std::int32_t> rows, cols;
     std::vector<double> a, b;
+    std::vector<std::int32_t> rows, cols;
+    std::vector<double> x, y;
 };
 
-// The pace at which Sinkhorn's iteration looks for the first potentials: the slower, the better the first basis.
+// The pace at which Sinkhorn's iteration looks for the first potentials: the slower, the better the first basis. Steps are
+// cheap on coarse problems, and what is wrong over long distances is mended there or nowhere: at small epsilon it decays too
+// slowly.
 struct Annealing {
-    int steps = 8;             // at each epsilon, at most
+    int steps = 4;             // at each epsilon, at most
     double settled = 0.05;     // the share of the mass that the columns may have wrong there
     double fall = 0.5;         // of epsilon from one to the next
-    double concentrated = 15;  // columns that share a row's mass when epsilon is small enough
+    double concentrated = 15;  // epsilon is small enough when so few columns share the mass of a row
     double coarse = 5;         // the same for coarse problems
+    int coarse_steps = 30;
+    double coarse_settled = 0.005;
 };
 
 class Pairs {
@@ -69,6 +74,9 @@ public:
     virtual void row_bars(const double* g, int count, double* bar, Monitor& monitor) = 0;
     // All pairs with c_ij - g_j <= bar_i, but of a row at most `most`, and never without its least.
     virtual void collect(const double* g, const double* bar, int most, ArcList& arcs, Monitor& monitor) = 0;
+    // The same for columns, where it is offered: for each column j about `count` rows of small c_ij - f_i, but no pair that
+    // has c_ij - g_j <= bar_i.
+    virtual void collect_for_columns(const double*, const double*, const double*, int, ArcList&, Monitor&) {}
     virtual CoarsePairs coarsen(const double*, const double*) const { return {}; }
     // Potentials of all columns from those of the coarse rows: g_j = min over these of c_ij - f_i.
     virtual void extend(const CoarsePairs&, const double*, double*, Monitor&) const {}

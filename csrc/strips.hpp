@@ -175,14 +175,18 @@ private:
     double unit_;
 };
 
-// One point for every four or so that are close to each other, with their mass: halves of a cloud along its widest side,
-// again and again. Points without mass are left out.
-inline std::vector<std::int32_t> representatives(const double* z, std::int32_t count, std::int64_t d, const double* weight,
-                                                 std::vector<double>& mass) {
+constexpr std::int64_t FLAT = 4;  // dimensions, at most, in which neighbours are close
+
+// A point for every four or so that are close to each other, with their mass: halves of a cloud along its widest side, again
+// and again. In few dimensions their centre of mass, which moves no mass at all on average; in many, where four points are
+// far apart and their mean is like none of them, one of them. Points without mass are left out.
+inline std::vector<double> representatives(const double* z, std::int32_t count, std::int64_t d, const double* weight,
+                                           std::vector<double>& mass) {
     constexpr std::int64_t SIDES = 32;  // coordinates that are looked at
-    std::vector<std::int32_t> order, chosen;
+    std::vector<std::int32_t> order;
     for (std::int32_t i = 0; i < count; ++i)
         if (weight[i] > 0) order.push_back(i);
+    std::vector<double> chosen;
     mass.clear();
     std::vector<std::pair<std::int32_t, std::int32_t>> ranges{{0, std::int32_t(order.size())}};
     while (!ranges.empty()) {
@@ -192,8 +196,12 @@ inline std::vector<std::int32_t> representatives(const double* z, std::int32_t c
             if (low == high) continue;
             double sum = 0;
             for (std::int32_t k = low; k < high; ++k) sum += weight[order[k]];
-            chosen.push_back(order[(low + high) / 2]);
             mass.push_back(sum);
+            for (std::int64_t k = 0; k < d; ++k) {
+                double centre = 0;
+                for (std::int32_t q = low; q < high; ++q) centre += weight[order[q]] / sum * z[order[q] * d + k];
+                chosen.push_back(d <= FLAT ? centre : z[order[(low + high) / 2] * d + k]);
+            }
             continue;
         }
         std::int64_t widest = 0;
@@ -236,25 +244,32 @@ public:
     void collect(const double* g, const double* bar, int most, ArcList& arcs, Monitor& monitor) override {
         over_cols_.collect(g, bar, most, arcs, monitor);
     }
+    void collect_for_columns(const double* f, const double* g, const double* bar, int count, ArcList& arcs,
+                             Monitor& monitor) override {
+        if (d_ > FLAT) return;  // worth the sweeps where some columns are far from all rows
+        std::vector<double> col_bar(cols());
+        over_rows_.bars(f, count, col_bar.data(), monitor);
+        for (std::int32_t j = 0; j < cols(); ++j)
+            if (!(g[j] > -std::numeric_limits<double>::infinity())) col_bar[j] = g[j];
+        ArcList found;
+        over_rows_.collect(f, col_bar.data(), 2 * count, found, monitor);
+        for (std::int64_t k = 0; k < found.size(); ++k) {
+            const std::int32_t i = found.col[k], j = found.row[k];
+            if (!(found.cost[k] - g[j] <= bar[i])) arcs.add(i, j, found.cost[k]);
+        }
+    }
     double sinkhorn_step(const double* a, const double* b, float* F, float* G, double sharp, Monitor& monitor) override {
         return over_cols_.sinkhorn_step(a, b, F, G, sharp, monitor);
     }
 
     CoarsePairs coarsen(const double* a, const double* b) const override;
     void extend(const CoarsePairs& coarse, const double* coarse_f, double* g, Monitor& monitor) const override {
-        const std::vector<double> x = take(x_, coarse.rows);
-        const PointStrips back(y_, x.data(), cols(), std::int32_t(coarse.rows.size()), d_, ground_, frame_);
+        const PointStrips back(y_, coarse.x.data(), cols(), std::int32_t(coarse.a.size()), d_, ground_, frame_);
         Sweeps<PointStrips>(back, threads_).transform(coarse_f, g, monitor);
     }
 
 private:
     static constexpr std::int32_t FEW = 1000;
-
-    std::vector<double> take(const double* z, const std::vector<std::int32_t>& some) const {
-        std::vector<double> out(some.size() * d_);
-        for (std::size_t k = 0; k < some.size(); ++k) std::copy_n(z + some[k] * d_, d_, out.data() + k * d_);
-        return out;
-    }
 
     const double *x_, *y_;
     std::int64_t d_;
@@ -283,10 +298,10 @@ public:
 inline CoarsePairs PointPairs::coarsen(const double* a, const double* b) const {
     CoarsePairs coarse;
     if (rows() < FEW || cols() < FEW) return coarse;
-    coarse.rows = representatives(x_, rows(), d_, a, coarse.a);
-    coarse.cols = representatives(y_, cols(), d_, b, coarse.b);
-    if (coarse.rows.size() < 100 || coarse.cols.size() < 100) return coarse;
-    coarse.pairs = std::make_unique<SomePointPairs>(take(x_, coarse.rows), take(y_, coarse.cols), d_, ground_, threads_);
+    coarse.x = representatives(x_, rows(), d_, a, coarse.a);
+    coarse.y = representatives(y_, cols(), d_, b, coarse.b);
+    if (coarse.a.size() < 100 || coarse.b.size() < 100) return coarse;
+    coarse.pairs = std::make_unique<SomePointPairs>(coarse.x, coarse.y, d_, ground_, threads_);
     return coarse;
 }
 
@@ -359,13 +374,13 @@ inline CoarsePairs MatrixPairs::coarsen(const double* a, const double* b) const 
     };
     thin(rows(), a, coarse.rows, coarse.a);
     thin(cols(), b, coarse.cols, coarse.b);
-    if (coarse.rows.size() < 100 || coarse.cols.size() < 100) return coarse;
+    if (coarse.a.size() < 100 || coarse.b.size() < 100) return coarse;
     std::vector<double> C;
-    C.reserve(coarse.rows.size() * coarse.cols.size());
+    C.reserve(coarse.a.size() * coarse.b.size());
     for (std::int32_t i : coarse.rows)
         for (std::int32_t j : coarse.cols) C.push_back(strips_.exact(i, j));
-    coarse.pairs = std::make_unique<SomeMatrixPairs>(std::move(C), std::int32_t(coarse.rows.size()),
-                                                     std::int32_t(coarse.cols.size()), threads_);
+    coarse.pairs = std::make_unique<SomeMatrixPairs>(std::move(C), std::int32_t(coarse.a.size()),
+                                                     std::int32_t(coarse.b.size()), threads_);
     return coarse;
 }
 
