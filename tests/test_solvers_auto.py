@@ -2,7 +2,20 @@ import pytest
 import torch
 
 import barrow
-from barrow import Assignment, Auto, Dense, Incompatible, Points, Problem, Simplex, Sinkhorn, Sort, Tree, TreeFlow
+from barrow import (
+    Assignment,
+    Auto,
+    ColumnGeneration,
+    Dense,
+    Incompatible,
+    Points,
+    Problem,
+    Simplex,
+    Sinkhorn,
+    Sort,
+    Tree,
+    TreeFlow,
+)
 from barrow.solvers.base import Watch
 from problems import KINDS
 
@@ -31,6 +44,24 @@ def test_the_structure_chooses(name, solver):
     s = barrow.solve(Problem(cost))
     assert s.solver == solver.__name__
     assert torch.equal(s.value, barrow.solve(Problem(cost), solver()).value)
+
+
+def test_the_size_chooses():
+    def chosen(n, m, d=3, weights=False, batch=()):
+        x, y = torch.zeros(1).expand(*batch, n, d), torch.zeros(1).expand(*batch, m, d)
+        a = torch.full((n,), 1 / n) if weights else None
+        return type(Auto().select(Problem(Points(x, y), a)))
+
+    assert chosen(400, 400) is Assignment
+    assert chosen(400, 400, weights=True) is Simplex
+    assert chosen(1000, 1000) is chosen(1000, 1000, weights=True) is chosen(300, 9000) is ColumnGeneration
+    assert chosen(2000, 2000, d=64) is Assignment
+    assert chosen(2000, 2000, d=64, weights=True) is chosen(4000, 4000, d=64) is ColumnGeneration
+    assert chosen(400, 400, batch=(1000,)) is ColumnGeneration  # a gigabyte of matrices
+    assert type(Auto().select(Problem(Dense(torch.zeros(1).expand(1000, 900))))) is ColumnGeneration
+    forbidden = torch.zeros(1000, 900)
+    forbidden[0, 0] = torch.inf
+    assert type(Auto().select(Problem(Dense(forbidden)))) is Simplex
 
 
 def test_exact_unbalanced_transport_is_refused_in_words():

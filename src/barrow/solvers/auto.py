@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, final
 
 from barrow.check import Incompatible
@@ -11,10 +12,13 @@ from barrow.problem import Problem
 from barrow.solution import Witness
 from barrow.solvers.assignment import Assignment
 from barrow.solvers.base import Solver, Start, Watch, seconds
+from barrow.solvers.column_generation import ColumnGeneration
 from barrow.solvers.simplex import Simplex
 from barrow.solvers.sinkhorn import Sinkhorn
 from barrow.solvers.sort import Sort
 from barrow.solvers.treeflow import TreeFlow
+
+KEPT = 1 << 27  # numbers in all cost matrices of a batch that may be kept: a gigabyte
 
 
 @final
@@ -22,8 +26,8 @@ from barrow.solvers.treeflow import TreeFlow
 class Auto(Solver):
     """The right solver for the structure at hand: what :func:`barrow.solve` uses unless told otherwise.
 
-    epsilon > 0: Sinkhorn. epsilon = 0: TreeFlow on a tree, Sort on a line, Assignment where n = m and both weights are
-    left to be uniform (in the plane below 1000 points), Simplex elsewhere.
+    epsilon > 0: Sinkhorn. epsilon = 0: TreeFlow on a tree, Sort on a line, ColumnGeneration from about 800 points on,
+    Assignment below where n = m and both weights are left to be uniform, Simplex elsewhere.
 
     Args:
         tol: handed on; None leaves each solver its own (1e-9 exact, 1e-3 Sinkhorn).
@@ -50,7 +54,9 @@ class Auto(Solver):
             kind = TreeFlow
         elif isinstance(problem.cost, Points) and problem.cost.d == 1:
             kind = Sort
-        elif problem.balanced and problem.uniform == (True, True) and _square(problem):
+        elif _many(problem) and ColumnGeneration().rejects(problem) is None:
+            kind = ColumnGeneration
+        elif problem.balanced and problem.uniform == (True, True) and problem.shape[0] == problem.shape[1]:
             kind = Assignment
         else:
             kind = Simplex
@@ -66,7 +72,12 @@ class Auto(Solver):
         raise Incompatible("Auto only selects: run the solver that Auto().select(problem) returns")
 
 
-def _square(problem: Problem) -> bool:
-    """Whether n = m, and not so many points lie in a plane that searches take longer than the simplex."""
+def _many(problem: Problem) -> bool:
+    """Whether there are so many pairs that a short list of them is better than all (docs/performance.md)."""
     n, m = problem.shape
-    return n == m and not (isinstance(problem.cost, Points) and problem.cost.d == 2 and n >= 1000)
+    if isinstance(problem.cost, Points) and n * m > 250**2 and math.prod(problem.batch_shape) * n * m > KEPT:
+        return True
+    # Far from the plane few searches are long, and Assignment is fast for longer.
+    spread_out = isinstance(problem.cost, Points) and problem.cost.d > 8
+    even = problem.uniform == (True, True) and n == m
+    return n * m > (3000 if even and spread_out else 500 if even else 800) ** 2
