@@ -9,11 +9,12 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.clouds import BATCH, CLOUDS
 from benchmarks.exact import EXACT
 from benchmarks.harness import HERE, append, compare, show
 from benchmarks.line import LINE, SLICED
 
-CASES = {case.name: case for case in (EXACT, LINE, SLICED)}
+CASES = {case.name: case for case in (EXACT, CLOUDS, BATCH, LINE, SLICED)}
 
 
 def main(
