@@ -353,18 +353,19 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
         out.cols[k] = std::max(x, y) - n;
         out.mass[k] = double(tree.flow(x)) * unit;
     }
-    for (std::int32_t i = 0; i < n; ++i) out.f[i] = supply[i] > 0 ? tree.pi[i] : -infinity;
-    for (std::int32_t j = 0; j < m; ++j) out.g[j] = demand[j] > 0 ? -tree.pi[n + j] : -infinity;
+    const auto finite = [](double potential) { return std::isfinite(potential) ? potential : 0; };
+    for (std::int32_t i = 0; i < n; ++i) out.f[i] = supply[i] > 0 ? finite(tree.pi[i]) : -infinity;
+    for (std::int32_t j = 0; j < m; ++j) out.g[j] = demand[j] > 0 ? finite(-tree.pi[n + j]) : -infinity;
     // Rows and columns without weight are outside the tree and bind nothing: the c-transforms.
     if (std::find(demand.begin(), demand.end(), 0) != demand.end()) {
         pairs.col_transform(out.f, g.data(), monitor);
         for (std::int32_t j = 0; j < m; ++j)
-            if (demand[j] == 0) out.g[j] = std::isfinite(g[j]) ? g[j] : 0;
+            if (demand[j] == 0) out.g[j] = finite(g[j]);
     }
     if (std::find(supply.begin(), supply.end(), 0) != supply.end()) {
         pairs.row_transform(out.g, f.data(), monitor);
         for (std::int32_t i = 0; i < n; ++i)
-            if (supply[i] == 0) out.f[i] = std::isfinite(f[i]) ? f[i] : 0;
+            if (supply[i] == 0) out.f[i] = finite(f[i]);
     }
 }
 

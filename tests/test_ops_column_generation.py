@@ -1,0 +1,415 @@
+"""Column generation against linear programming, the assignment problem, and the simplex on the whole matrix."""
+
+import itertools
+import math
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from barrow.ops.column_generation import column_generation
+from barrow.ops.network_simplex import OPTIMAL, STEP_LIMIT, TIME_LIMIT, SimplexResult, network_simplex
+from barrow.ops.pairs import distances
+from problems import EPS, F64, lp
+
+Clouds = tuple[Tensor, Tensor]
+Cost = Clouds | Tensor
+GROUNDS = list(itertools.product([1, 1.5, 2, 3], [1, 2, math.inf]))
+
+
+def matrix_of(cost: Cost, p: float = 2, norm: float = 2) -> Tensor:
+    return cost if isinstance(cost, Tensor) else distances(*cost, p, norm)
+
+
+def solve_one(
+    a: Tensor, b: Tensor, cost: Cost, p: float = 2, norm: float = 2, start: Tensor | None = None, **options: object
+) -> SimplexResult:
+    options["start"] = None if start is None else start[None]
+    one = cost[None] if isinstance(cost, Tensor) else (cost[0][None], cost[1][None])
+    return SimplexResult(*(t[0] for t in column_generation(a[None], b[None], one, p, norm, **options)))
+
+
+def check_plan(a: Tensor, b: Tensor, result: SimplexResult) -> None:
+    """Nonnegative, with the right marginals, and a forest of at most n + m - 1 arcs; whatever the code says."""
+    rows, cols, mass, f, g, _, _ = result
+    n, m = len(a), len(b)
+    total = a.sum()
+    assert rows.shape == cols.shape == mass.shape == (n + m - 1,)
+    assert (mass >= 0).all()
+    out, came = torch.zeros_like(a).index_add(0, rows, mass), torch.zeros_like(b).index_add(0, cols, mass)
+    assert (out - a).abs().max() <= 64 * EPS * total
+    assert (came - b).abs().max() <= 64 * EPS * total
+    root = list(range(n + m))
+
+    def find(x: int) -> int:
+        while root[x] != x:
+            root[x] = x = root[root[x]]
+        return x
+
+    used = mass > 0
+    for i, j in zip(rows[used].tolist(), (n + cols[used]).tolist(), strict=True):
+        assert find(i) != find(j), "a cycle"
+        root[find(i)] = find(j)
+    assert f.isfinite().all()
+    assert g.isfinite().all()
+
+
+def check_optimal(a: Tensor, b: Tensor, C: Tensor, result: SimplexResult) -> float:
+    """Everything that a result promises, for one problem; returns the value."""
+    rows, cols, mass, f, g, code, steps = result
+    assert code == OPTIMAL
+    assert steps >= 0
+    check_plan(a, b, result)
+    scale = max(f.abs().max(), g.abs().max(), C.abs().max(), torch.tensor(1e-300))
+    used = mass > 0
+    assert (f[:, None] + g - C).max() <= 64 * EPS * scale
+    assert ((f[rows] + g[cols] - C[rows, cols])[used].abs() <= 64 * EPS * scale).all()
+    value = (C[rows, cols] * mass).sum()
+    assert ((a * f).sum() + (b * g).sum() - value).abs() <= 256 * EPS * scale * a.sum()
+    return value.item()
+
+
+def weights(kind: str, n: int, r: np.random.Generator) -> np.ndarray:
+    if kind == "uniform":
+        return np.full(n, 1 / n)
+    if kind == "dirichlet":
+        return r.dirichlet(np.ones(n))
+    if kind == "peaked":
+        return r.dirichlet(np.full(n, 0.1))
+    if kind == "integers":
+        w = r.integers(0, 4, n).astype(float)
+    elif kind == "heavy":  # one atom has nearly everything
+        w = np.append(r.random(n - 1) * 1e-6, 1.0)
+    else:
+        w = np.zeros(n)
+    w[r.integers(n)] += 1
+    return w / w.sum()
+
+
+WEIGHTS = ["uniform", "dirichlet", "peaked", "integers", "heavy", "dirac"]
+MATRICES = ["normal", "negative", "integers", "signs", "constant", "zero", "shifted", "wide"]
+CLOUDS = ["normal", "lattice", "equal", "twins", "far clusters", "line", "outlier", "translated", "square"]
+
+
+def drawn(n: int, m: int, weighting: tuple[str, str], kind: str, seed: int) -> tuple[Tensor, Tensor, Cost]:
+    r = np.random.default_rng(seed)
+    a, b = weights(weighting[0], n, r), weights(weighting[1], m, r)
+    a, b = torch.from_numpy(a), torch.from_numpy(b * a.sum() / b.sum())
+    if kind in MATRICES:
+        C = {
+            "normal": lambda: r.normal(size=(n, m)),
+            "negative": lambda: -(10.0 ** r.uniform(0, 3, (n, m))),
+            "integers": lambda: r.integers(-2, 3, (n, m)).astype(float),
+            "signs": lambda: r.integers(0, 2, (n, m)) - 0.5,
+            "constant": lambda: np.full((n, m), r.normal()),
+            "zero": lambda: np.zeros((n, m)),
+            "shifted": lambda: r.normal(size=(n, m)) + 1e6,
+            "wide": lambda: 10.0 ** r.uniform(-12, 12, (n, m)),
+        }[kind]()
+        return a, b, torch.from_numpy(C)
+    d = int(r.integers(1, 6))
+    x, y = r.normal(size=(n, d)), r.normal(size=(m, d))
+    if kind == "lattice":
+        x, y = x.round(), y.round()
+    elif kind == "equal":
+        x[:], y[:] = x[0], x[0]
+    elif kind == "twins":  # points of one cloud are points of the other
+        y[:] = np.resize(x, y.shape)
+    elif kind == "far clusters":
+        for z in (x, y):
+            z *= 1e-3
+            z[::2] += 1e5
+            z[::3] -= 1e5
+    elif kind == "line":
+        x, y = (np.outer(z[:, 0], np.ones(d)) for z in (x, y))
+    elif kind == "outlier":
+        x[0] += 1e6
+    elif kind == "translated":
+        x, y = x + 1e6, y + 1e6
+    elif kind == "square":
+        x, y = r.random((n, 2)), r.random((m, 2))
+    return a, b, (torch.from_numpy(x), torch.from_numpy(y))
+
+
+# -- against others ----------------------------------------------------------------------------------------------------
+
+small = st.builds(
+    drawn,
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.tuples(st.sampled_from(WEIGHTS), st.sampled_from(WEIGHTS)),
+    st.sampled_from(MATRICES + CLOUDS),
+    st.integers(0, 2**31),
+)
+
+
+@settings(max_examples=300)
+@given(small, st.sampled_from(GROUNDS))
+def test_agrees_with_linear_programming(problem, ground):
+    a, b, cost = problem
+    C = matrix_of(cost, *ground)
+    value = check_optimal(a, b, C, solve_one(a, b, cost, *ground))
+    # The oracle is blind to masses below 1e-7; the potentials above are the sharp eye.
+    assert value == pytest.approx(lp(C, a, b)[0], rel=1e-6, abs=1e-6 * C.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", MATRICES + CLOUDS)
+def test_agrees_with_the_assignment_problem(kind):
+    for n in (*range(1, 8), 19, 33, 64, 65, 150):
+        a, b, cost = drawn(n, n, ("uniform", "uniform"), kind, n)
+        ground = GROUNDS[n % 12]
+        C = matrix_of(cost, *ground)
+        best = C.numpy()[linear_sum_assignment(C.numpy())].mean().item()
+        value = check_optimal(a, b, C, solve_one(a, b, cost, *ground))
+        assert value == pytest.approx(best, rel=1e-12, abs=32 * EPS * C.abs().max().item())
+
+
+SHAPES = [(1, 1), (1, 300), (300, 1), (2, 70), (63, 65), (130, 127), (300, 400), (400, 40)]
+
+
+@pytest.mark.parametrize("kind", MATRICES + CLOUDS)
+def test_agrees_with_the_simplex_on_the_matrix(kind):
+    mixes = itertools.cycle(itertools.product(WEIGHTS, WEIGHTS))
+    for k, (n, m) in enumerate(SHAPES):
+        for _ in range(2):
+            a, b, cost = drawn(n, m, next(mixes), kind, k)
+            ground = GROUNDS[(5 * k + n) % 12]
+            C = matrix_of(cost, *ground)
+            value = check_optimal(a, b, C, solve_one(a, b, cost, *ground))
+            full = SimplexResult(*(t[0] for t in network_simplex(a[None], b[None], C[None])))
+            expected = (C[full.rows, full.cols] * full.mass).sum().item()
+            assert value == pytest.approx(expected, rel=1e-12, abs=32 * EPS * C.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("kind", "weighting"),
+    [*itertools.product(["normal", "square", "twins"], WEIGHTS), ("lattice", "dirichlet"), ("far clusters", "uniform")],
+)
+def test_problems_that_are_made_coarse(kind, weighting):
+    a, b, cost = drawn(1010, 1050, (weighting, "dirichlet"), kind, 0)
+    C = matrix_of(cost)
+    value = check_optimal(a, b, C, solve_one(a, b, cost))
+    assert check_optimal(a, b, C, solve_one(a, b, C)) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("p", [1, 2, 7, 32])
+def test_powers(p):
+    a, b, cost = drawn(80, 90, ("dirichlet", "integers"), "square", 3)
+    for norm in (1, 2, math.inf):
+        check_optimal(a, b, matrix_of(cost, p, norm), solve_one(a, b, cost, p, norm))
+
+
+def test_points_that_stay_where_they_are():
+    r = np.random.default_rng(0)
+    x, w = torch.from_numpy(r.normal(size=(200, 3))), torch.from_numpy(r.dirichlet(np.ones(200)))
+    for p in (1, 2):
+        assert check_optimal(w, w, distances(x, x, p, 2), solve_one(w, w, (x, x), p)) == 0
+        moved = solve_one(w, w, (x, x + 1), p, 1)
+        assert check_optimal(w, w, distances(x, x + 1, p, 1), moved) == pytest.approx(3.0**p)
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-12, 1e12, 1e100])
+@pytest.mark.parametrize("mass", [1e-12, 1.0, 1e12])
+def test_scales(size, mass):
+    a, b, (x, y) = drawn(40, 50, ("peaked", "dirichlet"), "square", 0)
+    value = check_optimal(a, b, distances(x, y, 2, 2), solve_one(a, b, (x, y)))
+    x, y, a, b = size * x, size * y, mass * a, mass * b
+    C = distances(x, y, 2, 2)
+    assert check_optimal(a, b, C, solve_one(a, b, (x, y))) == pytest.approx(mass * value * size**2, rel=1e-12)
+    assert check_optimal(a, b, C, solve_one(a, b, C)) == pytest.approx(mass * value * size**2, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-160, 1e160, 1e200])
+def test_costs_beyond_the_range_of_doubles(size):
+    a, b, (x, y) = drawn(30, 20, ("peaked", "dirichlet"), "square", 0)
+    for p in (1, 2):
+        check_plan(a, b, solve_one(a, b, (size * x, size * y), p))
+
+
+def test_no_weight_at_all_and_empty_batches():
+    zero, C = torch.zeros(3, dtype=F64), torch.rand(3, 3, dtype=F64) - 0.5
+    assert check_optimal(zero, zero, C, solve_one(zero, zero, C)) == 0
+    empty = column_generation(zero[:0].view(0, 3), zero[:0].view(0, 4), torch.empty(0, 3, 4, dtype=F64))
+    assert empty.rows.shape == (0, 6)
+    empty = column_generation(*(zero[:0].view(0, 3),) * 2, (torch.empty(0, 3, 2, dtype=F64),) * 2)
+    assert empty.code.shape == (0,)
+
+
+# -- starts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["square", "lattice", "far clusters", "wide", "signs"])
+def test_a_start_never_changes_the_value(kind):
+    a, b, cost = drawn(90, 110, ("dirichlet", "integers"), kind, 0)
+    C = matrix_of(cost)
+    cold = solve_one(a, b, cost)
+    value, r = check_optimal(a, b, C, cold), torch.Generator().manual_seed(0)
+    some = torch.randn(110, dtype=F64, generator=r)
+    odd = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e300, -1e300, 1.7e308, 0.0]).double()
+    starts = [cold.g, cold.g + 1e3, torch.zeros_like(some), some, 1e300 * some.sign(), some * torch.inf]
+    starts += [odd[torch.randint(7, (110,), generator=r)], torch.full_like(some, torch.nan)]
+    for start in starts:
+        again = solve_one(a, b, cost, start=start)
+        assert check_optimal(a, b, C, again) == pytest.approx(value, rel=1e-12, abs=32 * EPS * C.abs().max().item())
+
+
+def test_a_start_of_its_own_saves_steps():
+    a, b, cost = drawn(800, 800, ("dirichlet", "dirichlet"), "square", 0)
+    cold = solve_one(a, b, cost)
+    check_optimal(a, b, matrix_of(cost), cold)
+    poor = solve_one(a, b, cost, start=torch.zeros(800, dtype=F64))
+    assert 2 * solve_one(a, b, cost, start=cold.g).steps < poor.steps
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(small, st.integers(0, 10))
+def test_an_early_stop_still_gives_a_plan(problem, limit):
+    a, b, cost = problem
+    result = solve_one(a, b, cost, max_steps=limit)
+    assert result.steps <= limit
+    assert result.code in (OPTIMAL, STEP_LIMIT)
+    check_plan(a, b, result)
+    C = matrix_of(cost)
+    if result.code == OPTIMAL:
+        check_optimal(a, b, C, result)
+    value = (C[result.rows, result.cols] * result.mass).sum().item()
+    assert value >= lp(C, a, b)[0] - 1e-6 * C.abs().max().item()
+
+
+def test_the_limits_are_reported():
+    a, b, cost = drawn(300, 300, ("dirichlet", "dirichlet"), "square", 0)
+    zero = torch.zeros(300, dtype=F64)  # a poor start
+    steps = solve_one(a, b, cost, start=zero).steps.item()
+    assert steps > 1
+    for limit in (0, 1, steps - 1):
+        result = solve_one(a, b, cost, start=zero, max_steps=limit)
+        assert (result.code, result.steps) == (STEP_LIMIT, limit)
+        check_plan(a, b, result)
+    assert solve_one(a, b, cost, start=zero, max_steps=steps).code == OPTIMAL
+
+
+@pytest.mark.parametrize("kind", ["square", "normal"])
+def test_no_time_at_all(kind):
+    a, b, cost = drawn(700, 600, ("dirichlet", "dirichlet"), kind, 0)
+    result = solve_one(a, b, cost, seconds=0.0)
+    assert result.code == TIME_LIMIT
+    check_plan(a, b, result)
+    a, b, cost = drawn(5, 4, ("dirichlet", "dirichlet"), kind, 0)
+    check_plan(a, b, solve_one(a, b, cost, seconds=0.0))
+
+
+def test_what_a_listener_hears_and_throws():
+    a, b, cost = drawn(900, 900, ("dirichlet", "dirichlet"), "square", 0)
+    heard: list[tuple[str, int, int]] = []
+    solve_one(a, b, cost, listener=lambda *word: heard.append(word))
+    assert heard
+    assert {stage for stage, _, _ in heard} <= {"annealing", "scaling", "pivots", "arcs"}
+    assert all(done >= 0 and (total == -1 or done <= total) for _, done, total in heard)
+
+    def bored(*word: object) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        solve_one(a, b, cost, listener=bored)
+    heard.clear()
+    a, b, C = drawn(5, 5, ("uniform", "uniform"), "normal", 0)
+    column_generation(a.expand(3, 5), b.expand(3, 5), C[None], listener=lambda *word: heard.append(word))
+    assert heard[-1] == ("problems", 3, 3)
+
+
+def test_the_gil_is_released_and_ctrl_c_works():
+    a, b, cost = drawn(700, 700, ("dirichlet", "dirichlet"), "square", 0)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt)
+    start = time.perf_counter()
+    helper.start()
+    # A minute of work: were the lock held, the helper would come too late.
+    with pytest.raises(KeyboardInterrupt):
+        column_generation(a.expand(1000, 700), b.expand(1000, 700), (cost[0][None], cost[1][None]))
+    helper.join()
+    assert time.perf_counter() - start < 10
+
+
+# -- batches, threads, memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_batch_is_a_loop(threads):
+    r = np.random.default_rng(0)
+    a, b = (torch.from_numpy(r.dirichlet(np.ones(k), 7)) for k in (60, 70))
+    x, y = (torch.from_numpy(r.normal(size=(7, k, 3))) for k in (60, 70))
+    C, start = distances(x, y, 1, 2), torch.from_numpy(r.normal(size=(7, 70)))
+    loops = [solve_one(a[k], b[k], (x[k], y[k]), 1) for k in range(7)]
+    matrices = [solve_one(a[k], b[k], C[k], start=start[k]) for k in range(7)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        batch = column_generation(a, b, (x, y), 1)
+        of_matrices = column_generation(a, b, C, start=start)
+    finally:
+        torch.set_num_threads(before)
+    for k in range(7):
+        assert all(torch.equal(one, many[k]) for one, many in zip(loops[k], batch, strict=True))
+        assert all(torch.equal(one, many[k]) for one, many in zip(matrices[k], of_matrices, strict=True))
+
+
+def test_clouds_and_matrices_may_be_shared():
+    r = np.random.default_rng(0)
+    a, b = (torch.from_numpy(r.dirichlet(np.ones(k), 4)) for k in (20, 30))
+    x, y = (torch.from_numpy(r.normal(size=(1, k, 2))) for k in (20, 30))
+    many = (x.expand(4, 20, 2), y.repeat(4, 1, 1))
+    for one, other in (((x, y), many), ((x, many[1]), many), (distances(x, y, 2, 2), distances(*many, 2, 2))):
+        assert all(map(torch.equal, column_generation(a, b, one), column_generation(a, b, other)))
+    turned = distances(y, x, 2, 2).mT
+    assert all(map(torch.equal, column_generation(a, b, turned), column_generation(a, b, turned.contiguous())))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["square", "twins", "normal"])
+def test_answers_of_several_threads_are_optimal(kind, threads):
+    a, b, cost = drawn(1100, 1200, ("dirichlet", "uniform"), kind, 1)
+    C = matrix_of(cost)
+    alone = check_optimal(a, b, C, solve_one(a, b, cost))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        result = solve_one(a, b, cost)
+    finally:
+        torch.set_num_threads(before)
+    assert check_optimal(a, b, C, result) == pytest.approx(alone, rel=1e-12, abs=32 * EPS * C.abs().max().item())
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    w, x = torch.full((2, 4), 0.25, dtype=F64), torch.zeros(1, 4, 3, dtype=F64)
+    for bad, words in [
+        ((x, x[..., :2]), "same dimension"),
+        ((x, x[:, :3]), "one weight for every point"),
+        ((x.repeat(3, 1, 1), x), "do not fit the batch"),
+        (torch.zeros(1, 4, 5, dtype=F64), "cost needs the shape"),
+        (torch.zeros(3, 4, 4, dtype=F64), "cost needs the shape"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            column_generation(w, w, bad)
+    with pytest.raises(ValueError, match="start needs the shape"):
+        column_generation(w, w, (x, x), start=w[:1])
+
+
+def test_it_is_deterministic_on_one_thread():
+    a, b, cost = drawn(500, 600, ("dirichlet", "dirichlet"), "square", 0)
+    assert all(map(torch.equal, solve_one(a, b, cost), solve_one(a, b, cost)))
