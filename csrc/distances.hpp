@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -30,7 +31,10 @@ inline void distances(const double* x, const std::vector<double>& packed, std::i
             for (std::int64_t r = 0; r < count; ++r) {
                 double* to = out + (i + r) * m + from;
                 const double* c = strip.data() + r * stride;
-                if (ground.norm == 2 && ground.p == 2) std::copy_n(c, present, to);
+                // One loop for each of the common powers, so that it runs in vectors.
+                if ((ground.norm == 2 && ground.p == 2) || (ground.norm != 2 && ground.p == 1)) std::copy_n(c, present, to);
+                else if (ground.norm == 2 && ground.p == 1)
+                    for (std::int64_t j = 0; j < present; ++j) to[j] = std::sqrt(c[j]);
                 else
                     for (std::int64_t j = 0; j < present; ++j) to[j] = ground.power(c[j]);
             }

@@ -1,7 +1,6 @@
 #include "pairs.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -9,8 +8,8 @@
 #include <nanobind/stl/optional.h>
 
 #include "bind.hpp"
-#include "column_generation.hpp"
 #include "distances.hpp"
+#include "generation.hpp"
 #include "strips.hpp"
 
 namespace barrow::bind {
@@ -36,36 +35,6 @@ struct Clouds {
     std::int64_t d() const { return std::int64_t(x.shape(2)); }
 };
 
-// A batch shares the threads among its problems; a single problem has them all.
-int threads_each(std::size_t batch, int threads) { return batch > 1 ? 1 : threads; }
-
-template <class Make>
-void generate(const Array<const double, 2>& a, const Array<const double, 2>& b, const std::optional<Array<const double, 2>>& start,
-              std::int64_t max_steps, int threads, const Terms& terms, const Array<std::int64_t, 2>& rows,
-              const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass, const Array<double, 2>& f,
-              const Array<double, 2>& g, const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps,
-              const Make& make) {
-    const std::size_t batch = a.shape(0), n = a.shape(1), m = b.shape(1), capacity = n + m - 1;
-    require(n > 0 && m > 0 && b.shape(0) == batch, "a and b need the same batch size, and rows and columns");
-    require(rows.shape(0) == batch && cols.shape(0) == batch && mass.shape(0) == batch && rows.shape(1) == capacity &&
-                cols.shape(1) == capacity && mass.shape(1) == capacity,
-            "rows, cols and mass need the shape (batch, n + m - 1)");
-    require(f.shape(0) == batch && f.shape(1) == n && g.shape(0) == batch && g.shape(1) == m && code.shape(0) == batch &&
-                steps.shape(0) == batch,
-            "f, g, code and steps do not fit the batch");
-    require(!start || (start->shape(0) == batch && start->shape(1) == m), "start needs the shape (batch, m)");
-    const std::int64_t limit = max_steps < 0 ? default_max_steps(n, m) : max_steps;
-    run(batch, threads, terms, [&](std::int64_t k, Monitor& monitor) {
-        SimplexOutput out{rows.data() + k * capacity, cols.data() + k * capacity, mass.data() + k * capacity,
-                          f.data() + k * n, g.data() + k * m, 0, 0};
-        const std::unique_ptr<Pairs> pairs = make(k);
-        column_generation(*pairs, a.data() + k * n, b.data() + k * m, start ? start->data() + k * m : nullptr, limit, monitor,
-                          out);
-        code.data()[k] = out.code;
-        steps.data()[k] = out.steps;
-    });
-}
-
 }  // namespace
 
 void pairs(nb::module_& module) {
@@ -90,6 +59,27 @@ void pairs(nb::module_& module) {
         },
         "x"_a.noconvert(), "y"_a.noconvert(), "p"_a, "norm"_a, "threads"_a, "out"_a.noconvert(),
         "Powers of the distances between the points of each pair of clouds, into the array given.");
+
+    module.def(
+        "listed_costs",
+        [](const Array<const double, 3>& x, const Array<const double, 3>& y, const Array<const std::int64_t, 2>& rows,
+           const Array<const std::int64_t, 2>& cols, double p, double norm, int threads, const Array<double, 2>& out) {
+            const std::int64_t batch = out.shape(0), count = out.shape(1);
+            const Clouds clouds(x, y, batch);
+            for (const auto* index : {&rows, &cols})
+                require(index->shape(0) == out.shape(0) && index->shape(1) == out.shape(1), "rows, cols and out list the same pairs");
+            const Ground ground = ground_of(p, norm);
+            run(batch, threads, Terms{}, [&](std::int64_t k, Monitor&) {
+                const double *left = clouds.left(k), *right = clouds.right(k);
+                for (std::int64_t e = k * count; e < (k + 1) * count; ++e) {
+                    const std::int64_t i = rows.data()[e], j = cols.data()[e];
+                    require(i >= 0 && i < clouds.n() && j >= 0 && j < clouds.m(), "a pair is of a point that does not exist");
+                    out.data()[e] = ground.cost(left + i * clouds.d(), right + j * clouds.d(), clouds.d());
+                }
+            });
+        },
+        "x"_a.noconvert(), "y"_a.noconvert(), "rows"_a.noconvert(), "cols"_a.noconvert(), "p"_a, "norm"_a, "threads"_a,
+        "out"_a.noconvert(), "Powers of the distances of listed pairs of points, into the array given.");
 
     module.def(
         "c_transform",

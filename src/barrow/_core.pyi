@@ -20,6 +20,24 @@ def assignment(
     steps: Array,
 ) -> None: ...
 def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, threads: int, out: Tensor) -> None: ...
+def column_generation_grid(
+    sides: list[int],
+    weights: list[float],
+    a: Tensor,
+    b: Tensor,
+    start: Tensor | None,
+    max_steps: int,
+    threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
+    rows: Tensor,
+    cols: Tensor,
+    mass: Tensor,
+    f: Tensor,
+    g: Tensor,
+    code: Tensor,
+    steps: Tensor,
+) -> None: ...
 def column_generation_matrix(
     cost: Tensor,
     a: Tensor,
@@ -86,6 +104,9 @@ def line_plan(
     mass: Tensor,
     f: Tensor,
     g: Tensor,
+) -> None: ...
+def listed_costs(
+    x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: float, threads: int, out: Tensor
 ) -> None: ...
 def network_simplex(
     a: Tensor,

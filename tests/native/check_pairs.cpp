@@ -2,11 +2,13 @@
 // it returns.
 #include "check_arc_flow.hpp"
 #include "check_generation.hpp"
+#include "check_grid.hpp"
 #include "check_sweep.hpp"
 
 int main() {
     check_sweeps();
     check_arc_flow();
     check_generation();
+    check_grid();
     std::puts("the C++ core is sound about pairs");
 }

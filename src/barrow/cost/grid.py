@@ -98,8 +98,14 @@ class Grid(Cost):
         return self
 
     @property
-    def _weights(self) -> tuple[float, ...]:
+    def weights(self) -> tuple[float, ...]:
+        """The squares of the spacings: what a difference of one pixel costs at p = 2, one an axis."""
         return tuple(s * s for s in self.spacing)
+
+    def pixels(self) -> Tensor:
+        """The coordinates of all pixels (n, axes)."""
+        places = self._places(torch.arange(self.shape[0], device=self.device))
+        return torch.stack([step * place for step, place in zip(self.spacing, places, strict=True)], -1)
 
     def _places(self, index: Tensor) -> list[Tensor]:
         """The coordinates of pixels by their number, in pixels, one tensor an axis; whole numbers, so exact."""
@@ -124,13 +130,13 @@ class Grid(Cost):
     def _from(self, places: list[Tensor]) -> Tensor:
         """|z - z_j|^2 for every pixel j, z given by its coordinates (k,), one tensor an axis: (k, n)."""
         total = torch.zeros((len(places[0]), 1), dtype=places[0].dtype, device=self.device)
-        for k, (weight, place) in enumerate(zip(self._weights, places, strict=True)):
+        for k, (weight, place) in enumerate(zip(self.weights, places, strict=True)):
             square = weight * (place[:, None] - self._axis(k)).square()
             total = (total[:, :, None] + square[:, None, :]).flatten(1)
         return total
 
     def pairs(self, rows: Tensor, cols: Tensor) -> Tensor:
-        sides = zip(self._weights, self._places(rows), self._places(cols), strict=True)
+        sides = zip(self.weights, self._places(rows), self._places(cols), strict=True)
         total: Tensor | float = 0.0
         for weight, x, y in sides:
             total = total + weight * (x - y).square()
@@ -144,7 +150,7 @@ class Grid(Cost):
             place = self.beside(exact)._axis(0).expand(math.prod(h.shape[:-1]), -1)
             found = unit * monotone_min.monotone_min(place, place, exact.reshape(place.shape) / unit, self.p)
         elif self.separable:
-            found = separable.grid_min(exact, self.sides, self._weights)
+            found = separable.grid_min(exact, self.sides, self.weights)
         else:
             found = blockwise_c_transform(self.beside(exact), exact)
         return found.reshape(h.shape).to(h.dtype)
@@ -152,7 +158,7 @@ class Grid(Cost):
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         exact = h.to(check.compute_dtype(h.dtype))
         if self.separable:
-            found = separable.grid_softmin(exact, self.sides, self._weights, epsilon)
+            found = separable.grid_softmin(exact, self.sides, self.weights, epsilon)
         else:
             found = blockwise_soft_c_transform(self.beside(exact), exact, epsilon)
         return found.to(h.dtype)

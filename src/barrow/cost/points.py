@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import final
@@ -74,6 +75,8 @@ class Points(Cost):
         return distance.all_pairs(self.x[..., start:stop, :], self.y, self.p, self.norm)
 
     def pairs(self, rows: Tensor, cols: Tensor) -> Tensor:
+        if pairs.swept(self.x, self.y):
+            return pairs.listed(self.x, self.y, rows, cols, self.p, self.norm)
         x = _take(self.x, rows)
         y = _take(self.y, cols)
         return distance.paired(x, y, self.p, self.norm)
@@ -98,9 +101,15 @@ class Points(Cost):
 
     def spread(self, u: Tensor, v: Tensor) -> Tensor:
         # |x - y|^p <= 2^(p - 1) (|x - c|^p + |y - c|^p): by way of the middle.
-        centre = (self.x.mean(-2, keepdim=True) + self.y.mean(-2, keepdim=True)) / 2
-        to_x, to_y = (distance.paired(t, centre, self.p, self.norm) for t in (self.x, self.y))
+        to_x, to_y = self._to_centre
         return 2 ** (self.p - 1) * ((u * to_x).sum(-1) * v.sum(-1) + u.sum(-1) * (v * to_y).sum(-1))
+
+    @functools.cached_property
+    def _to_centre(self) -> tuple[Tensor, Tensor]:
+        """The costs between each point and the middle of both clouds."""
+        centre = (self.x.mean(-2, keepdim=True) + self.y.mean(-2, keepdim=True)) / 2
+        to_x, to_y = (_to_one(t, centre, self.p, self.norm) for t in (self.x, self.y))
+        return to_x, to_y
 
     @property
     def roundings(self) -> float:
@@ -117,6 +126,14 @@ class Points(Cost):
 
     def select(self, index: Tensor) -> Points:
         return self.replace(self.x[index], self.y[index]) if self.batch_shape else self
+
+
+def _to_one(points: Tensor, place: Tensor, p: float, norm: float) -> Tensor:
+    """The costs between points (..., n, d) and one place (..., 1, d): (..., n)."""
+    if not pairs.swept(points, place):
+        return distance.paired(points, place, p, norm)
+    each = torch.arange(points.shape[-2])
+    return pairs.listed(points, place, each, torch.zeros_like(each), p, norm)
 
 
 def _take(points: Tensor, index: Tensor) -> Tensor:

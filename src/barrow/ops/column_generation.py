@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +15,20 @@ from barrow.ops.network_simplex import SimplexResult, room
 Listener = Callable[[str, int, int], object]
 
 
+class Lattice(NamedTuple):
+    """The pixels of a regular grid in row-major order, n = m = the product of sides, at squared distances.
+
+    c_ij = sum_k weights_k (i_k - j_k)^2. A sweep over all pairs is one along each axis: O(n * sum of sides).
+    """
+
+    sides: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
 def column_generation(
     a: Tensor,
     b: Tensor,
-    cost: tuple[Tensor, Tensor] | Tensor,
+    cost: tuple[Tensor, Tensor] | Tensor | Lattice,
     p: float = 2,
     norm: float = 2,
     *,
@@ -40,8 +51,8 @@ def column_generation(
     Args:
         a: weights (B, n) >= 0, float64, on the CPU.
         b: weights (B, m) >= 0 with the same sums as a, up to rounding.
-        cost: clouds x (B or 1, n, d) and y (B or 1, m, d) for c_ij = |x_i - y_j|_norm^p, or a matrix (B or 1, n, m) of
-            finite numbers.
+        cost: clouds x (B or 1, n, d) and y (B or 1, m, d) for c_ij = |x_i - y_j|_norm^p, a matrix (B or 1, n, m) of
+            finite numbers, or a :class:`Lattice`.
         p: exponent, for clouds.
         norm: ground norm, for clouds.
         start: column potentials (B, m) to begin with instead of step 1. Any numbers.
@@ -50,7 +61,7 @@ def column_generation(
         listener: told (stage, done, total or -1).
 
     Source: Schmitzer, A sparse multiscale algorithm for dense optimal transport, 2016 (a short list that grows);
-    Goldberg and Tarjan 1990 (cost scaling); Cuturi 2013 (potentials).
+    Goldberg and Tarjan 1990 (cost scaling); Cuturi 2013 (potentials); Felzenszwalb and Huttenlocher 2012 (lattices).
 
     >>> x = torch.rand(50, 2, dtype=torch.float64)
     >>> w = torch.full((1, 50), 0.02, dtype=torch.float64)
@@ -67,7 +78,9 @@ def column_generation(
         listener,
     )
     a, b = a.contiguous(), b.contiguous()
-    if isinstance(cost, Tensor):
+    if isinstance(cost, Lattice):
+        _core.column_generation_grid(list(cost.sides), list(cost.weights), a, b, *limits, *out)
+    elif isinstance(cost, Tensor):
         _core.column_generation_matrix(_shared(cost), a, b, *limits, *out)
     else:
         x, y = (_shared(z) for z in cost)

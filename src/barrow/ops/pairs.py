@@ -56,6 +56,26 @@ def distances(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
     return out
 
 
+def listed(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: float) -> Tensor:
+    """|x_i - y_j|_norm^p for listed pairs: x (..., n, d), y (..., m, d), rows and cols (..., k) -> (..., k).
+
+    >>> i, j = torch.tensor([0]), torch.tensor([1])
+    >>> listed(torch.zeros(1, 2).double(), torch.eye(2).double(), i, j, 2, 2)
+    tensor([1.], dtype=torch.float64)
+    """
+    batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], rows.shape[:-1])
+    out = x.new_empty((*batch, rows.shape[-1]))
+    if out.numel() == 0:
+        return out
+    size = math.prod(batch)
+    i, j = (t.expand(*batch, t.shape[-1]).reshape(size, -1).contiguous() for t in (rows, cols))
+    work = out.numel() * x.shape[-1]
+    _core.listed_costs(
+        _clouds(x, batch), _clouds(y, batch), i, j, p, norm, _threads(work), out.view(size, out.shape[-1])
+    )
+    return out
+
+
 def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float) -> Tensor:
     """min_j |x_i - y_j|_norm^p - h_j for h (..., m), -inf allowed: (..., n), in memory O(n + m).
 
