@@ -49,7 +49,15 @@ def by_loops(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
 
 def clouds(kind: str, n: int, m: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
     x, y = cloud(n, d, seed=2 * seed), cloud(m, d, seed=2 * seed + 1)
-    scales = {"1e-150": 1e-150, "1e-160": 1e-160, "1e-12": 1e-12, "1e12": 1e12, "1e100": 1e100, "1e200": 1e200, "denormal": 2.0**-1072}
+    scales = {
+        "1e-150": 1e-150,
+        "1e-160": 1e-160,
+        "1e-12": 1e-12,
+        "1e12": 1e12,
+        "1e100": 1e100,
+        "1e200": 1e200,
+        "denormal": 2.0**-1072,
+    }
     if kind in scales:
         return x * scales[kind], y * scales[kind]
     if kind == "translated":
@@ -74,7 +82,19 @@ def clouds(kind: str, n: int, m: int, d: int, seed: int) -> tuple[Tensor, Tensor
     return x, y
 
 
-CLOUDS = ["normal", "1e-150", "1e-160", "1e-12", "1e12", "1e100", "1e200", "denormal", "translated", "outlier", "clusters"]
+CLOUDS = [
+    "normal",
+    "1e-150",
+    "1e-160",
+    "1e-12",
+    "1e12",
+    "1e100",
+    "1e200",
+    "denormal",
+    "translated",
+    "outlier",
+    "clusters",
+]
 CLOUDS += ["sphere", "line", "equal", "lattice", "tiny in the middle"]
 
 
