@@ -259,6 +259,21 @@ def test_c_transforms_of_several_tiles(kind, norm):
             check_minimum(pairs.c_transform(x, y, h, p, norm), C, h, d)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_near_ties_that_single_precision_cannot_tell_apart(norm):
+    # Entries that differ by a hundredth of the rounding of h, which is large beside its own costs.
+    for seed, p in itertools.product(range(10), (1, 1.5, 2, 3)):
+        x, y = 0.1 * cloud(9, 2, seed=seed), 0.3 * cloud(200, 2, seed=seed + 1)
+        x[:, 0] -= 1
+        y[:, 0] -= 1
+        y[0] = torch.tensor([1.0, 0.0])
+        for row in range(9):
+            C = by_loops(x, y, p, norm)
+            h = C[row] - 0.8 * C[row, 0] + 1e-8 * cloud(200, seed=row)
+            h[0] = 0
+            check_minimum(pairs.c_transform(x[row : row + 1], y, h, p, norm), C[row : row + 1], h, 2)
+
+
 @pytest.mark.parametrize("p", [1, 2, 7, 32])
 def test_some_costs_may_overflow_or_vanish(p):
     # |x|^p has no unit that fits both: 1e350, or 0.
