@@ -12,9 +12,10 @@ from rich.console import Console
 from benchmarks.clouds import BATCH, CLOUDS
 from benchmarks.exact import EXACT
 from benchmarks.harness import HERE, append, compare, show
+from benchmarks.images import IMAGES
 from benchmarks.line import LINE, SLICED
 
-CASES = {case.name: case for case in (EXACT, CLOUDS, BATCH, LINE, SLICED)}
+CASES = {case.name: case for case in (EXACT, CLOUDS, BATCH, IMAGES, LINE, SLICED)}
 
 
 def main(
