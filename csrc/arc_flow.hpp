@@ -298,7 +298,7 @@ private:
     // node by epsilon times its distance to the nearest one, an arc of reduced cost r being 1 + r / epsilon long, rounded
     // down. Nodes beyond the last excess move like that one. Source: Goldberg 1997 (global price updates).
     void approach(const std::vector<std::int64_t>& excess, double* f, double* g, double epsilon) {
-        constexpr std::int32_t far = 1 << 20;
+        constexpr std::int32_t far = 1 << 12;
         away_.assign(excess.size(), far);
         buckets_.resize(std::max<std::size_t>(buckets_.size(), 1));
         for (auto& bucket : buckets_) bucket.clear();

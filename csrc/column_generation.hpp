@@ -277,7 +277,8 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     for (std::int32_t i = 0; i < n; ++i)
         if (supply[i] > 0) widths.push_back(bar[i] - f[i]);
     std::nth_element(widths.begin(), widths.begin() + widths.size() / 2, widths.end());
-    const double width = widths[widths.size() / 2];
+    // Among ties the bars are the least entries themselves, up to rounding: too fine a measure to push flow by.
+    const double width = std::max(widths[widths.size() / 2], 1e-7 * pairs.scale());
     std::vector<SpanningTree::Arc> basis = greedy(pairs, arcs, f.data(), g.data(), supply, demand, root_col, monitor);
 
     // A nearly optimal basis. Arcs that violate the potentials join the list as soon as the flow on it is fair.
