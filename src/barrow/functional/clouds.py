@@ -21,8 +21,8 @@ def transport_cost(
         min over couplings P of a and b of  sum_ij P_ij |x_i - y_j|_norm^p
 
     Choose it when the exact number matters: in seconds for ten thousand points, in minutes for a hundred thousand, in
-    memory O(n + m) either way. For a smooth loss take :func:`sinkhorn_divergence`. Exact in float64 on the CPU, whatever
-    the dtype of the data.
+    memory O(n + m) either way. For a smooth loss take :func:`sinkhorn_divergence`. Exact in float64 on the CPU,
+    whatever the dtype of the data.
 
     Args:
         x: points (..., n, d).
