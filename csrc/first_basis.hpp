@@ -75,10 +75,19 @@ public:
     std::vector<SpanningTree::Arc> build(const Start& start, Monitor& monitor) {
         if (start.arcs > 0) follow(start);
         const std::int32_t m = std::int32_t(wanted_.size());
+        // Without better potentials, the cheapest way to each column.
+        std::vector<double> least(start.g ? 0 : m, infinity), none(left_.size(), 0.0);
+        if (!start.g) arcs_.column_transform(rows_, none.data(), least.data());
+        const double* g = start.g ? start.g : least.data();
         for (std::int32_t j = 0; j < m; ++j)
-            if (!wanted_[j].done) offset_[j] = start.g && std::isfinite(start.g[j]) ? -start.g[j] : 0;
+            if (!wanted_[j].done) offset_[j] = std::isfinite(g[j]) ? -g[j] : 0;
         std::vector<std::int32_t> stranded;
-        for (std::int32_t i : rows_) {
+        // First come the rows that would lose most by their second choice.
+        std::vector<std::int32_t> order(rows_);
+        std::vector<double> regret(left_.size(), 0.0);
+        for (std::int32_t i : rows_) regret[i] = arcs_.regret(i, offset_.data()) * double(left_[i].amount);
+        std::stable_sort(order.begin(), order.end(), [&](std::int32_t i, std::int32_t k) { return regret[i] > regret[k]; });
+        for (std::int32_t i : order) {
             if (monitor.stop()) return {};
             while (!left_[i].done) {
                 const std::int32_t j = arcs_.cheapest(i, offset_.data());

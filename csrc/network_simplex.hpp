@@ -59,6 +59,13 @@ public:
         return is_allowed(least) ? std::int32_t(k.find_sum(row(i), offset, m_, least)) : -1;
     }
 
+    // How much more than the cheapest arc of row i the next one costs.
+    double regret(std::int32_t i, const double* offset) const {
+        double least[2];
+        simd::kernels().two_least(row(i), offset, m_, least);
+        return least[1] < std::numeric_limits<double>::infinity() ? least[1] - least[0] : 0;
+    }
+
     // Looks, one block after the other and starting behind the last one, for the first block with an arc whose reduced
     // cost is below -tolerance, and returns the lowest arc of that block.
     Entering price(const std::vector<std::int32_t>& rows, const double* pi, double tolerance) {
@@ -145,6 +152,8 @@ public:
             if (cost_[k] + offset[col_[k]] < least) least = cost_[k] + offset[col_[k]], best = col_[k];
         return best;
     }
+
+    double regret(std::int32_t, const double*) const { return 0; }  // lists are given with a start
 
     Entering price(const std::vector<std::int32_t>& rows, const double* pi, double tolerance) {
         const std::int32_t count = std::int32_t(rows.size());

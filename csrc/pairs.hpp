@@ -116,9 +116,9 @@ void share_rows(std::int32_t rows, std::int32_t step, int threads, Monitor& moni
 }  // namespace detail
 
 // The sweeps, over anything that can compute strips. `Strips` has rows(), cols(), exact(i, j), unit(), and
-// strip(i, from, count, out, stride, room): costs in units of unit() for four rows from i on (those beyond the last are
-// anything) and `count` columns from `from` on, both multiples of PACK, and slack(i), keep() such that
-// keep() * strip - slack(i) is at most the cost.
+// strip(i, from, count, out, stride): costs in units of unit() for four rows from i on (those beyond the last are anything)
+// and `count` columns from `from` on, both multiples of PACK, and slack(i), keep() such that keep() * strip - slack(i) is at
+// most the cost. weight() is how many numbers of a column a strip reads.
 template <class Strips>
 class Sweeps {
 public:
@@ -128,7 +128,10 @@ public:
         padded_ = (strips.cols() + simd::PACK - 1) / simd::PACK * simd::PACK;
         // A thread for less than this is not worth its start.
         const double pairs = double(strips.rows()) * strips.cols();
-        threads_ = std::max(1, std::min(threads, int(pairs / 2e5)));
+        threads_ = std::max(1, std::min(threads, int(std::min(1e6, pairs / 2e5))));
+        // The columns of a tile stay in the second cache while a range of rows passes them.
+        const std::int64_t fits = (std::int64_t(1) << 16) / strips.weight();
+        tile_ = std::int32_t(std::clamp<std::int64_t>(fits / simd::PACK * simd::PACK, simd::PACK, TILE));
     }
 
     // f_i = min_j c_ij - g_j.
@@ -153,10 +156,10 @@ public:
 
     void bars(const double* g, int count, double* bar, Monitor& monitor) {
         const Side side = prepare(g);
-        std::vector<std::vector<float>> least(threads_, std::vector<float>(4 * GROUPS));
+        std::vector<std::vector<float>> least(threads_, std::vector<float>(ROWS * GROUPS));
         each_tile(monitor, side, [&](int t, std::int32_t i, std::int32_t from, std::int32_t width, float* v, float, Best&,
                                      std::int32_t*) {
-            float* mine = least[t].data() + (i % 4) * GROUPS;
+            float* mine = least[t].data() + (i % ROWS) * GROUPS;
             if (from == 0) std::fill_n(mine, GROUPS, 3e38f);
             // Columns are dealt to GROUPS groups in turn; the least of as many groups are about the least of all.
             for (std::int32_t k = 0; k < width; k += GROUPS)
@@ -177,10 +180,10 @@ public:
             bool operator<(const Found& other) const { return reduced < other.reduced; }
         };
         std::vector<ArcList> lists(threads_);
-        std::vector<std::vector<Found>> rows(4 * std::size_t(threads_));
+        std::vector<std::vector<Found>> rows(ROWS * std::size_t(threads_));
         each_tile(monitor, side, [&](int t, std::int32_t i, std::int32_t from, std::int32_t count, float* v, float least,
                                      Best& best, std::int32_t* at) {
-            std::vector<Found>& row = rows[4 * t + i % 4];
+            std::vector<Found>& row = rows[ROWS * t + i % ROWS];
             if (from == 0) {
                 row.clear();
                 best.bar = bar_of(side, i, bar[i]);
@@ -213,26 +216,27 @@ public:
         std::vector<float> g(padded_, -1e30f);
         for (std::int32_t j = 0; j < m; ++j) g[j] = b[j] > 0 ? G[j] : -1e30f;
         std::vector<std::vector<float>> sums(threads_, std::vector<float>(padded_, 0.0f));
-        std::vector<std::vector<float>> plans(threads_, std::vector<float>(4 * std::size_t(padded_)));
+        // As many rows at a time as their plan fits the second cache.
+        const std::int32_t group = std::clamp((1 << 16) / padded_ / 4 * 4, 4, ROWS);
+        std::vector<std::vector<float>> plans(threads_, std::vector<float>(group * std::size_t(padded_)));
         const auto& kernel = simd::kernels();
-        detail::share_rows(n, ROWS, threads_, monitor, [&](int t, std::int32_t low, std::int32_t high) {
-            float* plan = plans[t].data();
-            for (std::int32_t i = low; i < high; i += 4) {
-                float total[4] = {};
-                for (std::int32_t from = 0; from < padded_; from += TILE) {
-                    const std::int32_t count = std::min(TILE, padded_ - from);
-                    strips_.strip(i, from, count, plan + from, padded_);
-                    for (std::int32_t r = 0; r < 4 && i + r < high; ++r)
-                        if (a[i + r] > 0)
-                            total[r] += kernel.gibbs_strip(plan + std::size_t(r) * padded_ + from, g.data() + from, F[i + r],
-                                                           per_unit, count);
+        detail::share_rows(n, group, threads_, monitor, [&](int t, std::int32_t low, std::int32_t high) {
+            float total[ROWS] = {};
+            const auto row = [&](std::int32_t i) { return plans[t].data() + std::size_t(i - low) * padded_; };
+            for (std::int32_t from = 0; from < padded_; from += tile_) {
+                const std::int32_t count = std::min(tile_, padded_ - from);
+                for (std::int32_t i = low; i < high; i += 4) {
+                    strips_.strip(i, from, count, row(i) + from, padded_);
+                    for (std::int32_t r = i; r < std::min(i + 4, high); ++r)
+                        if (a[r] > 0)
+                            total[r - low] += kernel.gibbs_strip(row(r) + from, g.data() + from, F[r], per_unit, count);
                 }
-                for (std::int32_t r = 0; r < 4 && i + r < high; ++r) {
-                    if (!(a[i + r] > 0)) continue;
-                    const float scale = float(a[i + r]) / std::max(total[r], 1e-34f);
-                    F[i + r] += std::log2(scale);
-                    kernel.add_scaled(sums[t].data(), plan + std::size_t(r) * padded_, std::min(scale, 1e34f), padded_);
-                }
+            }
+            for (std::int32_t i = low; i < high; ++i) {
+                if (!(a[i] > 0)) continue;
+                const float scale = float(a[i]) / std::max(total[i - low], 1e-34f);
+                F[i] += std::log2(scale);
+                kernel.add_scaled(sums[t].data(), row(i), std::min(scale, 1e34f), padded_);
             }
         });
         double wrong = 0, mass = 0;
@@ -301,25 +305,25 @@ private:
         std::vector<std::vector<std::int32_t>> places(threads_, std::vector<std::int32_t>(TILE));
         detail::share_rows(strips_.rows(), ROWS, threads_, monitor, [&](int t, std::int32_t low, std::int32_t high) {
             float* tile = tiles[t].data();
-            for (std::int32_t i = low; i < high; i += 4) {
-                Best best[4];
-                for (std::int32_t from = 0; from < padded_; from += TILE) {
-                    const std::int32_t count = std::min(TILE, padded_ - from);
+            Best best[ROWS];
+            for (std::int32_t from = 0; from < padded_; from += tile_) {
+                const std::int32_t count = std::min(tile_, padded_ - from);
+                for (std::int32_t i = low; i < high; i += 4) {
                     strips_.strip(i, from, count, tile, TILE);
                     for (std::int32_t r = 0; r < 4 && i + r < high; ++r) {
                         float* v = tile + r * TILE;
                         const float least = kernel.reduce_strip(v, side.h.data() + from, strips_.keep(), count);
-                        visit(t, i + r, from, count, v, least, best[r], places[t].data());
+                        visit(t, i + r, from, count, v, least, best[i + r - low], places[t].data());
                     }
                 }
-                for (std::int32_t r = 0; r < 4 && i + r < high; ++r) finish(i + r, best[r]);
             }
+            for (std::int32_t i = low; i < high; ++i) finish(i, best[i - low]);
         });
     }
 
     const Strips& strips_;
     int threads_;
-    std::int32_t padded_;
+    std::int32_t padded_, tile_;
 };
 
 }  // namespace barrow

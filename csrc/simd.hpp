@@ -18,6 +18,7 @@
 namespace barrow::simd {
 
 constexpr std::ptrdiff_t PACK = 64;  // columns that the sweeps pack together: a multiple of every register
+constexpr std::ptrdiff_t PACK_DOUBLE = 32;  // the same in double precision
 
 #if defined(__GNUC__) || defined(__clang__)
 
@@ -123,6 +124,9 @@ struct Kernels {
     decltype(&baseline::two_least) two_least;
     decltype(&baseline::strip) strip;
     decltype(&baseline::strip_double) strip_double;
+    decltype(&baseline::separation) separation;
+    decltype(&baseline::separation_single) separation_single;
+    decltype(&baseline::roots) roots;
     decltype(&baseline::raise) raise;
     decltype(&baseline::reduce_strip) reduce_strip;
     decltype(&baseline::places_below) places_below;
@@ -131,9 +135,10 @@ struct Kernels {
     decltype(&baseline::add_scaled) add_scaled;
 };
 
-#define BARROW_LEVEL(level, label) \
-    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::relax, level::two_least,                    \
-              level::strip, level::strip_double, level::raise, level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
+#define BARROW_LEVEL(level, label)                                                                                             \
+    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::relax, level::two_least,      \
+              level::strip, level::strip_double, level::separation, level::separation_single, level::roots, level::raise,      \
+              level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
 
 // The levels that this machine can run, the best one first.
 inline std::vector<Kernels> levels() {

@@ -10,53 +10,26 @@
 #include <utility>
 #include <vector>
 
+#include "ground.hpp"
 #include "pairs.hpp"
 #include "simd.hpp"
 
 namespace barrow {
-
-// The power of a distance, |x - y|^p: norm is 1, 2, or 0 for the maximum.
-struct Ground {
-    double p;
-    int norm;
-
-    // Differences are taken directly, coordinate by coordinate, as everywhere in double precision.
-    double cost(const double* x, const double* y, std::int64_t d) const {
-        double sum = 0;
-        if (norm == 2)
-            for (std::int64_t k = 0; k < d; ++k) sum += (x[k] - y[k]) * (x[k] - y[k]);
-        else if (norm == 1)
-            for (std::int64_t k = 0; k < d; ++k) sum += std::fabs(x[k] - y[k]);
-        else
-            for (std::int64_t k = 0; k < d; ++k) sum = std::max(sum, std::fabs(x[k] - y[k]));
-        return power(sum);
-    }
-    // |.|^p from what the norm sums: the squares if it is 2.
-    double power(double sum) const {
-        if (norm == 2) {
-            if (p == 2) return sum;
-            sum = std::sqrt(sum);
-        }
-        return p == 1 ? sum : p == 2 ? sum * sum : std::pow(sum, p);
-    }
-};
 
 // The middle of the box around both clouds, and the distance of the farthest point from it.
 struct PointFrame {
     std::vector<double> centre;
     double radius = 0;
 
-    PointFrame(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground) : centre(d) {
-        std::vector<double> low(x, x + d), high(low);
-        const auto stretch = [&](const double* z, std::int32_t count) {
-            for (std::int32_t i = 0; i < count; ++i, z += d)
-                for (std::int64_t k = 0; k < d; ++k) low[k] = std::min(low[k], z[k]), high[k] = std::max(high[k], z[k]);
-        };
-        stretch(x, n), stretch(y, m);
-        for (std::int64_t k = 0; k < d; ++k) centre[k] = low[k] + (high[k] - low[k]) / 2;
+    template <class T>
+    PointFrame(const T* x, const T* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground) {
+        Box box(d);
+        box.stretch(x, n), box.stretch(y, m);
+        const std::vector<T> middle = box.template middle<T>();
+        centre.assign(middle.begin(), middle.end());
         const Ground distance{1, ground.norm};
-        for (std::int32_t i = 0; i < n; ++i) radius = std::max(radius, distance.cost(x + i * d, centre.data(), d));
-        for (std::int32_t j = 0; j < m; ++j) radius = std::max(radius, distance.cost(y + j * d, centre.data(), d));
+        for (std::int32_t i = 0; i < n; ++i) radius = std::max(radius, distance.cost(middle.data(), x + i * d, d));
+        for (std::int32_t j = 0; j < m; ++j) radius = std::max(radius, distance.cost(middle.data(), y + j * d, d));
         if (!(radius > 0)) radius = 1;
     }
 };
@@ -64,11 +37,12 @@ struct PointFrame {
 // Strips of |x_i - y_j|^p. Both clouds are moved and scaled into the unit ball; then a coordinate in single precision is off
 // by u = 2^-24 of itself and a distance by e_i = u (|x_i| + max |y_j|), beyond the relative error of its arithmetic. With
 // D^p >= D~^p - p D~^(p-1) e and Young's inequality, D^p >= (1 - t) D~^p - (e / s)^p for t = (p - 1) s^(p / (p - 1)).
+template <class T>
 class PointStrips {
 public:
-    PointStrips(const double* x, const double* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground,
+    PointStrips(const T* x, const T* y, std::int32_t n, std::int32_t m, std::int64_t d, Ground ground,
                 const PointFrame& frame)
-        : x64_(x), y64_(y), n_(n), m_(m), d_(d), ground_(ground), unit_(std::pow(frame.radius, ground.p)) {
+        : given_x_(x), given_y_(y), n_(n), m_(m), d_(d), ground_(ground), unit_(std::pow(frame.radius, ground.p)) {
         constexpr double u = 0x1p-24 * 1.001, t = 0x1p-20;
         const double p = ground.p;
         power_ = float(ground.norm == 2 ? p / 2 : p);
@@ -80,30 +54,30 @@ public:
         // Where the largest cost is not a normal number, or squares lose their digits, the strips say that no cost is negative
         // and leave everything to double precision.
         unit_ = std::min(std::max(unit_, std::numeric_limits<double>::min()), std::numeric_limits<double>::max());
-        if (unit_ != std::pow(frame.radius, p) || (ground.norm == 2 && frame.radius < 1e-150)) return;
-        std::vector<double> size(n, 0.0);
+        if (unit_ != std::pow(frame.radius, p) || (ground.norm == 2 && frame.radius < 1e-150) || frame.radius > 1e300) return;
+        const double per_radius = 1 / frame.radius;  // its rounding, and that of a product, are nothing beside u
+        const Ground distance{1, ground.norm};
+        const std::vector<double> origin(d, 0.0);
+        std::vector<double> size(n, 0.0), at(d);
+        const auto place = [&](const T* z, float* to) {
+            for (std::int64_t k = 0; k < d; ++k) at[k] = (z[k] - frame.centre[k]) * per_radius;
+            for (std::int64_t k = 0; k < d; ++k) to[k] = float(at[k]);
+            return distance.cost(at.data(), origin.data(), d);
+        };
+        for (std::int32_t i = 0; i < n; ++i) size[i] = place(x + i * d, x_.data() + i * d);
         double farthest = 0;
-        for (std::int32_t i = 0; i < n; ++i) {
-            for (std::int64_t k = 0; k < d; ++k) {
-                const double z = (x[i * d + k] - frame.centre[k]) / frame.radius;
-                x_[i * d + k] = float(z);
-                grow(size[i], z);
-            }
-            finish(size[i]);
+        constexpr std::int32_t GROUP = 16;  // columns that make a line of the cache
+        std::vector<float> group(GROUP * d);
+        for (std::int32_t from = 0; from < m; from += GROUP) {
+            const std::int32_t count = std::min(GROUP, m - from);
+            for (std::int32_t j = 0; j < count; ++j) farthest = std::max(farthest, place(y + (from + j) * d, group.data() + j * d));
+            float* to = y_.data() + (from / simd::PACK) * simd::PACK * d + from % simd::PACK;
+            for (std::int64_t k = 0; k < d; ++k, to += simd::PACK)
+                for (std::int32_t j = 0; j < count; ++j) to[j] = group[j * d + k];
         }
-        for (std::int32_t j = 0; j < m; ++j) {
-            double distance = 0;
-            for (std::int64_t k = 0; k < d; ++k) {
-                const double z = (y[j * d + k] - frame.centre[k]) / frame.radius;
-                y_[((j / simd::PACK) * d + k) * simd::PACK + j % simd::PACK] = float(z);
-                grow(distance, z);
-            }
-            finish(distance);
-            farthest = std::max(farthest, distance);
-        }
-        const double distance = u * (ground.norm == 2 ? d / 2.0 + 2 : double(d) + 1);
+        const double rounding = u * (ground.norm == 2 ? d / 2.0 + 2 : double(d) + 1);
         const double power = power_ == 1 ? 0 : power_ == 0.5f || power_ == 2 ? u : 3e-5;
-        keep_ = float(1 - (p * distance + power + (p > 1 ? t : 0) + 4 * u));
+        keep_ = float(1 - (p * rounding + power + (p > 1 ? t : 0) + 4 * u));
         const double s = p > 1 ? std::pow(t / (p - 1), (p - 1) / p) : 1;
         for (std::int32_t i = 0; i < n; ++i) slack_[i] = float(std::pow(u * (size[i] + farthest) / s, p) * 1.001 + 1e-30);
     }
@@ -114,8 +88,9 @@ public:
     double largest() const { return std::pow(2.0, ground_.p) * 1.001; }
     float keep() const { return keep_; }
     float slack(std::int32_t i) const { return slack_[i]; }
+    std::int64_t weight() const { return d_; }
     double exact(std::int32_t i, std::int32_t j) const {
-        return ground_.cost(x64_ + std::int64_t(i) * d_, y64_ + std::int64_t(j) * d_, d_);
+        return ground_.cost(given_x_ + std::int64_t(i) * d_, given_y_ + std::int64_t(j) * d_, d_);
     }
     void strip(std::int32_t i, std::int32_t from, std::int32_t count, float* out, std::ptrdiff_t stride) const {
         simd::kernels().strip(x_.data() + i * d_, y_.data() + std::int64_t(from) * d_, d_, count / simd::PACK, ground_.norm, out,
@@ -125,14 +100,7 @@ public:
     }
 
 private:
-    void grow(double& size, double z) const {
-        size = ground_.norm == 2 ? size + z * z : ground_.norm == 1 ? size + std::fabs(z) : std::max(size, std::fabs(z));
-    }
-    void finish(double& size) const {
-        if (ground_.norm == 2) size = std::sqrt(size);
-    }
-
-    const double *x64_, *y64_;
+    const T *given_x_, *given_y_;
     std::int32_t n_, m_;
     std::int64_t d_;
     Ground ground_;
@@ -155,6 +123,7 @@ public:
     double largest() const { return 2; }
     float keep() const { return 1; }
     float slack(std::int32_t) const { return 0x1p-22f; }
+    std::int64_t weight() const { return 1; }
     double exact(std::int32_t i, std::int32_t j) const { return C_[std::int64_t(i) * m_ + j]; }
     void strip(std::int32_t i, std::int32_t from, std::int32_t count, float* out, std::ptrdiff_t stride) const {
         const double scale = 1 / unit_;
@@ -264,20 +233,22 @@ public:
 
     CoarsePairs coarsen(const double* a, const double* b) const override;
     void extend(const CoarsePairs& coarse, const double* coarse_f, double* g, Monitor& monitor) const override {
-        const PointStrips back(y_, coarse.x.data(), cols(), std::int32_t(coarse.a.size()), d_, ground_, frame_);
-        Sweeps<PointStrips>(back, threads_).transform(coarse_f, g, monitor);
+        const Strips back(y_, coarse.x.data(), cols(), std::int32_t(coarse.a.size()), d_, ground_, frame_);
+        Sweeps<Strips>(back, threads_).transform(coarse_f, g, monitor);
     }
 
 private:
     static constexpr std::int32_t FEW = 1000;
+
+    using Strips = PointStrips<double>;
 
     const double *x_, *y_;
     std::int64_t d_;
     Ground ground_;
     int threads_;
     PointFrame frame_;
-    PointStrips forth_, back_;
-    Sweeps<PointStrips> over_cols_, over_rows_;
+    Strips forth_, back_;
+    Sweeps<Strips> over_cols_, over_rows_;
 };
 
 namespace detail {

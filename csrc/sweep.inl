@@ -11,27 +11,30 @@ using Ints [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = st
 // A vector type loses its alignment when it is itself a template argument, hence these.
 struct Singles {
     using Number = float;
+    static constexpr std::ptrdiff_t pack = PACK;
     using Numbers [[gnu::vector_size(8 * LANES), gnu::aligned(4), gnu::may_alias]] = float;
 };
 struct Doubles {
     using Number = double;
+    static constexpr std::ptrdiff_t pack = PACK_DOUBLE;
     using Numbers [[gnu::vector_size(8 * LANES), gnu::aligned(8), gnu::may_alias]] = double;
 };
 
 // out[r][j] = sum (or maximum) over k of what the norm makes of x[r][k] - y[k][j], for 4 rows of x, whose stride is d, and
-// blocks of PACK columns, each packed as d times PACK numbers. In floats, and in doubles.
+// blocks of columns, PACK of floats and PACK_DOUBLE of doubles, each packed as d times as many numbers.
 template <int norm, class Kind, class Number = typename Kind::Number>
 inline void strip_of(const Number* x, const Number* y, std::ptrdiff_t d, std::ptrdiff_t blocks, Number* out,
                      std::ptrdiff_t stride) {
     using Numbers = typename Kind::Numbers;
     constexpr int ROWS = 4, WIDE = LANES == 8 ? 4 : 2;  // vectors that fit the registers next to each other
     constexpr std::ptrdiff_t lanes = sizeof(Numbers) / sizeof(Number);
-    for (std::ptrdiff_t block = 0; block < blocks; ++block, y += d * PACK, out += PACK) {
-        for (std::ptrdiff_t j = 0; j < PACK; j += WIDE * lanes) {
+    constexpr std::ptrdiff_t pack = Kind::pack;
+    for (std::ptrdiff_t block = 0; block < blocks; ++block, y += d * pack, out += pack) {
+        for (std::ptrdiff_t j = 0; j < pack; j += WIDE * lanes) {
             Numbers sum[ROWS][WIDE] = {};
             for (std::ptrdiff_t k = 0; k < d; ++k) {
                 for (int v = 0; v < WIDE; ++v) {
-                    const Numbers to = *(const Numbers*)(y + k * PACK + j + v * lanes);
+                    const Numbers to = *(const Numbers*)(y + k * pack + j + v * lanes);
                     for (int r = 0; r < ROWS; ++r) {
                         const Numbers apart = to - x[r * d + k];
                         if constexpr (norm == 2) {
@@ -63,6 +66,56 @@ inline void strip(const float* x, const float* y, std::ptrdiff_t d, std::ptrdiff
 inline void strip_double(const double* x, const double* y, std::ptrdiff_t d, std::ptrdiff_t blocks, int norm, double* out,
                          std::ptrdiff_t stride) {
     strip_by<Doubles>(x, y, d, blocks, norm, out, stride);
+}
+
+// The sum (or maximum) over k of what the norm makes of x[k] - y[k], in doubles whatever the points are stored in.
+template <int norm, class Number>
+inline double separation_of(const Number* x, const Number* y, std::ptrdiff_t d) {
+    using Numbers = typename Doubles::Numbers;
+    using Given [[gnu::vector_size(sizeof(Number) * LANES), gnu::aligned(sizeof(Number)), gnu::may_alias]] = Number;
+    constexpr int WIDE = 4;
+    Numbers sum[WIDE] = {};
+    const auto apart = [&](std::ptrdiff_t k) {
+        return __builtin_convertvector(*(const Given*)(x + k), Numbers) - __builtin_convertvector(*(const Given*)(y + k), Numbers);
+    };
+    const auto add = [](auto& total, const auto& apart) {
+        if constexpr (norm == 2) {
+            total += apart * apart;
+        } else {
+            const auto size = apart < 0 ? -apart : apart;
+            if constexpr (norm == 1) total += size;
+            else total = size > total ? size : total;
+        }
+    };
+    std::ptrdiff_t k = 0;
+    for (; k + WIDE * LANES <= d; k += WIDE * LANES)
+        for (int v = 0; v < WIDE; ++v) add(sum[v], apart(k + v * LANES));
+    for (; k + LANES <= d; k += LANES) add(sum[0], apart(k));
+    double total = 0;
+    for (; k < d; ++k) add(total, double(x[k]) - double(y[k]));
+    for (int v = 0; v < WIDE; ++v)
+        for (std::ptrdiff_t l = 0; l < LANES; ++l) {
+            if constexpr (norm == 0) total = sum[v][l] > total ? sum[v][l] : total;
+            else total += sum[v][l];
+        }
+    return total;
+}
+inline double separation(const double* x, const double* y, std::ptrdiff_t d, int norm) {
+    return norm == 2 ? separation_of<2>(x, y, d) : norm == 1 ? separation_of<1>(x, y, d) : separation_of<0>(x, y, d);
+}
+inline double separation_single(const float* x, const float* y, std::ptrdiff_t d, int norm) {
+    return norm == 2 ? separation_of<2>(x, y, d) : norm == 1 ? separation_of<1>(x, y, d) : separation_of<0>(x, y, d);
+}
+
+inline void roots(double* c, std::ptrdiff_t count) {
+    using Numbers = typename Doubles::Numbers;
+    std::ptrdiff_t j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        Numbers root;
+        for (std::ptrdiff_t l = 0; l < LANES; ++l) root[l] = std::sqrt(c[j + l]);
+        *(Numbers*)(c + j) = root;
+    }
+    for (; j < count; ++j) c[j] = std::sqrt(c[j]);
 }
 
 // 2^t to 4e-4 (`fine` false) or 3e-7 relatively; 0 to 1e-38 below t = -126, and no more than 2^126 above.

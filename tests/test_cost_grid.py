@@ -393,7 +393,7 @@ def test_a_wrong_transform_is_seen(monkeypatch):
     known = KINDS["images"](0)
     check_solution(barrow.solve(known.problem), known, 1e-9)
     right = Grid.c_transform
-    monkeypatch.setattr(Grid, "c_transform", lambda self, h: right(self, h) + 1e-6)
+    monkeypatch.setattr(Grid, "c_transform", lambda self, h, where=None: right(self, h) + 1e-6)
     with pytest.raises(AssertionError, match=r"infeasible by|above the truth"):
         check_solution(barrow.solve(known.problem), known, 1e-9)
 

@@ -127,10 +127,10 @@ def heights(kind: str, C: Tensor, seed: int) -> Tensor:
 HEIGHTS = ["normal", "zero", "tight", "some out", "all out but one", "all out", "huge", "tiny", "shifted", "spanning"]
 
 
-def check_minimum(found: Tensor, C: Tensor, h: Tensor, d: int) -> None:
+def check_minimum(found: Tensor, C: Tensor, h: Tensor, d: int, p: float) -> None:
     """The minimum of the entries C - h, each of which may be rounded in another way."""
     entries = C - h
-    room = (1e-15 * (1 + d / 64) * (C + h.abs())).nan_to_num(posinf=0.0)
+    room = (EPS / 2 * (roundings(d, p) * C + 2 * h.abs())).nan_to_num(posinf=0.0)
     low, high = (entries - room).amin(1), (entries + room).amin(1)
     assert not found.isnan().any()
     assert (found >= low).all(), f"below the minimum by {(low - found).max()}"
@@ -245,7 +245,7 @@ def test_c_transforms_are_minima(kind, norm):
         C = by_loops(x, y, p, norm)
         for spread in (HEIGHTS[k % 10], HEIGHTS[(k // 7 + 3) % 10]):
             h = heights(spread, C, k)
-            check_minimum(pairs.c_transform(x, y, h, p, norm), C, h, d)
+            check_minimum(pairs.c_transform(x, y, h, p, norm), C, h, d, p)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -256,7 +256,7 @@ def test_c_transforms_of_several_tiles(kind, norm):
         C = by_loops(x, y, p, norm)
         for spread in ("normal", "tight", "some out", "spanning"):
             h = heights(spread, C, m)
-            check_minimum(pairs.c_transform(x, y, h, p, norm), C, h, d)
+            check_minimum(pairs.c_transform(x, y, h, p, norm), C, h, d, p)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -271,7 +271,7 @@ def test_near_ties_that_single_precision_cannot_tell_apart(norm):
             C = by_loops(x, y, p, norm)
             h = C[row] - 0.8 * C[row, 0] + 1e-8 * cloud(200, seed=row)
             h[0] = 0
-            check_minimum(pairs.c_transform(x[row : row + 1], y, h, p, norm), C[row : row + 1], h, 2)
+            check_minimum(pairs.c_transform(x[row : row + 1], y, h, p, norm), C[row : row + 1], h, 2, p)
 
 
 @pytest.mark.parametrize("p", [1, 2, 7, 32])
@@ -283,8 +283,8 @@ def test_some_costs_may_overflow_or_vanish(p):
         y[::2] *= size
         C = by_loops(x, y, p, 2)
         for h in (torch.zeros(70, dtype=F64), 1e3 * cloud(70, seed=2), 1e300 * cloud(70, seed=3)):
-            check_minimum(pairs.c_transform(x, y, h, p, 2), C, h, 3)
-            check_minimum(pairs.c_transform(x * size, y * size, h, p, 2), by_loops(x * size, y * size, p, 2), h, 3)
+            check_minimum(pairs.c_transform(x, y, h, p, 2), C, h, 3, p)
+            check_minimum(pairs.c_transform(x * size, y * size, h, p, 2), by_loops(x * size, y * size, p, 2), h, 3, p)
     x, y = torch.full((3, 2), 1e308, dtype=F64), torch.full((5, 2), -1e308, dtype=F64)
     y[2] = x[0]
     assert (pairs.c_transform(x, y, torch.zeros(5, dtype=F64), p, 1) == 0).all()
@@ -306,6 +306,79 @@ def test_the_transform_of_a_transform():
     again = pairs.c_transform(x, y, g, 2, 2)
     # f'' = f up to the rounding of costs seen from either side.
     assert torch.allclose(again, f, rtol=0, atol=1e-13)
+
+
+# -- points in single precision, some rows only, matrices, boxes -------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(5, 9, 3), (40, 33, 50), (200, 150, 20), (150, 300, 3)])
+@pytest.mark.parametrize("p", [1, 2])
+def test_points_of_float32_have_costs_of_float64(n, m, d, p):
+    x, y, h = cloud(n, d, seed=0).float(), cloud(m, d, seed=1).float(), cloud(m, seed=2)
+    h[::3] = -math.inf
+    wide = x.double(), y.double()
+    rows, cols = torch.arange(n) % n, torch.arange(n) % m
+    for one, two in (
+        (pairs.distances(x, y, p, 2), pairs.distances(*wide, p, 2)),
+        (pairs.c_transform(x, y, h, p, 2), pairs.c_transform(*wide, h, p, 2)),
+        (pairs.listed(x, y, rows, cols, p, 2), pairs.listed(*wide, rows, cols, p, 2)),
+    ):
+        assert torch.allclose(one, two, rtol=1e-14, atol=1e-14)
+    cost = Points(x, y, p).to(F64)
+    assert cost.dtype == F64
+    assert cost.x is x
+    assert cost.dense().dtype == F64
+    assert torch.equal(cost.T.to(torch.float32).dense(), Points(y, x, p).dense())
+
+
+@pytest.mark.parametrize("n", [7, 300])
+def test_only_the_rows_that_are_wanted(n):
+    x, y, h = cloud(n, 4, seed=0), cloud(90, 4, seed=1), cloud(90, seed=2)
+    where = torch.arange(n) % 3 == 0
+    every, some = pairs.c_transform(x, y, h, 2, 2), pairs.c_transform(x, y, h, 2, 2, where)
+    assert torch.equal(every[where], some[where])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (3, 4, 9), (2, 700, 600)])
+def test_transforms_of_matrices(shape):
+    C = uniform(*shape, seed=0)
+    C[..., 0, 0] = math.inf
+    g, f = cloud(*shape[:-2], shape[-1], seed=1), cloud(shape[-2], seed=2)
+    g[..., 1:2] = -math.inf
+    f[1:2] = -math.inf
+    assert torch.equal(pairs.matrix_c_transform(C, g), (C - g[..., None, :]).amin(-1))
+    assert torch.equal(pairs.matrix_c_transform(C.mT, f), (C - f[:, None]).amin(-2))
+    many = g.expand(4, *g.shape)
+    assert torch.equal(pairs.matrix_c_transform(C, many)[3], pairs.matrix_c_transform(C, g))
+    strided = C[..., ::2, :]
+    assert torch.equal(pairs.matrix_c_transform(strided, g), pairs.matrix_c_transform(C, g)[..., ::2])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_boxes(norm, dtype):
+    x, y = cloud(3, 6, 17, seed=0).to(dtype), cloud(8, 17, seed=1).to(dtype) + 2
+    largest, to_x, to_y = pairs.extent(x, y, 1.5, norm)
+    both = torch.cat([x, y.expand(3, 8, 17)], 1).double()
+    low, high = both.amin(1), both.amax(1)
+    assert torch.allclose(largest, torch.linalg.vector_norm(high - low, ord=norm, dim=-1) ** 1.5)
+    middle = ((low + high) / 2)[:, None]
+    away = torch.linalg.vector_norm(both - middle, ord=norm, dim=-1) ** 1.5
+    assert torch.allclose(torch.cat([to_x, to_y], 1), away, rtol=1e-5 if dtype == torch.float32 else 1e-13)
+    for wrong in (math.nan, math.inf, -math.inf):
+        spoilt = x.clone()
+        spoilt[1, 2, 3] = wrong
+        assert pairs.extent(spoilt, y, 1.5, norm)[0].isnan().tolist() == [False, True, False]
+
+
+def test_a_matrix_that_is_kept_is_used():
+    x, y, h = cloud(30, 12, seed=0), cloud(20, 12, seed=1), cloud(20, seed=2)
+    cost = Points(x, y)
+    swept = cost.c_transform(h)
+    assert torch.equal(cost.matrix, cost.dense())
+    assert torch.allclose(cost.c_transform(h), swept, rtol=1e-14)
+    cost.matrix[:, 3] -= 1000  # whoever changes it sees that
+    assert (cost.c_transform(h) < -900).all()
 
 
 # -- who may be handed over --------------------------------------------------------------------------------------------

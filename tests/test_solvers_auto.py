@@ -57,7 +57,7 @@ def test_the_size_chooses():
     assert chosen(1000, 1000) is chosen(1000, 1000, weights=True) is chosen(300, 9000) is ColumnGeneration
     assert chosen(2000, 2000, d=64) is Assignment
     assert chosen(2000, 2000, d=64, weights=True) is chosen(4000, 4000, d=64) is ColumnGeneration
-    assert chosen(400, 400, batch=(1000,)) is ColumnGeneration  # a gigabyte of matrices
+    assert chosen(400, 400, batch=(1000,)) is Assignment  # one matrix at a time
     assert type(Auto().select(Problem(Dense(torch.zeros(1).expand(1000, 900))))) is ColumnGeneration
     forbidden = torch.zeros(1000, 900)
     forbidden[0, 0] = torch.inf

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "bind.hpp"
+#include "starts.hpp"
 
 namespace barrow::bind {
 
@@ -16,11 +17,7 @@ void assignment(nb::module_& m) {
             require(n < std::size_t(std::numeric_limits<std::int32_t>::max()), "too many rows");
             require((cost.shape(0) == 1 || cost.shape(0) == batch) && cost.shape(1) == n && cost.shape(2) == n,
                     "cost needs the shape (batch or 1, n, n)");
-            require((start.shape(0) == 0 || start.shape(0) == batch) && start.shape(1) == n,
-                    "start needs the shape (batch or 0, n)");
-            require(f.shape(0) == batch && f.shape(1) == n && g.shape(0) == batch && g.shape(1) == n &&
-                        code.shape(0) == batch && steps.shape(0) == batch,
-                    "f, g, code and steps do not fit the batch");
+            require_shapes(batch, n, start, f, g, code, steps);
             const std::size_t stride = cost.shape(0) == 1 ? 0 : n * n;
             const double* const first = start.shape(0) == 0 ? nullptr : start.data();
             run(std::int64_t(batch), threads, Terms{seconds, listener}, [&](std::int64_t k, barrow::Monitor& monitor) {

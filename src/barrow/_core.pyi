@@ -19,7 +19,25 @@ def assignment(
     code: Array,
     steps: Array,
 ) -> None: ...
-def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, threads: int, out: Tensor) -> None: ...
+def assignment_clouds(
+    x: Array,
+    y: Array,
+    p: float,
+    norm: float,
+    start: Array,
+    max_steps: int,
+    threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
+    cols: Array,
+    f: Array,
+    g: Array,
+    code: Array,
+    steps: Array,
+) -> None: ...
+def c_transform(
+    x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, where: Tensor | None, threads: int, out: Tensor
+) -> None: ...
 def column_generation_grid(
     sides: list[int],
     weights: list[float],
@@ -76,6 +94,9 @@ def column_generation_points(
     steps: Tensor,
 ) -> None: ...
 def distances(x: Tensor, y: Tensor, p: float, norm: float, threads: int, out: Tensor) -> None: ...
+def extent(
+    x: Tensor, y: Tensor, p: float, norm: float, threads: int, largest: Tensor, to_x: Tensor, to_y: Tensor
+) -> None: ...
 def instruction_set() -> str: ...
 def line_cost(
     u: Tensor,
@@ -108,6 +129,7 @@ def line_plan(
 def listed_costs(
     x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: float, threads: int, out: Tensor
 ) -> None: ...
+def matrix_c_transform(cost: Tensor, h: Tensor, columns: bool, threads: int, out: Tensor) -> None: ...
 def network_simplex(
     a: Tensor,
     b: Tensor,
@@ -142,6 +164,29 @@ def network_simplex_arcs(
     g: Tensor,
     code: Tensor,
     steps: Tensor,
+) -> None: ...
+def simplex_clouds(
+    x: Array,
+    y: Array,
+    p: float,
+    norm: float,
+    a: Array,
+    b: Array,
+    max_steps: int,
+    threads: int,
+    seconds: float,
+    listener: Callable[[str, int, int], object] | None,
+    start_g: Array,
+    start_rows: Array,
+    start_cols: Array,
+    start_mass: Array,
+    rows: Array,
+    cols: Array,
+    mass: Array,
+    f: Array,
+    g: Array,
+    code: Array,
+    steps: Array,
 ) -> None: ...
 def tree_matching(
     parent: Tensor,

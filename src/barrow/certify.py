@@ -146,8 +146,9 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
     def left(g: Tensor) -> Tensor:
         return served(step(rho_a, epsilon, cost.softmin(_support(g, log_s, epsilon), epsilon, -1), ratio_a), rho_a)
 
-    def right(f: Tensor) -> Tensor:
-        return served(step(rho_b, epsilon, cost.softmin(_support(f, log_r, epsilon), epsilon, -2), ratio_b), rho_b)
+    def right(f: Tensor, where: Tensor | None = None) -> Tensor:
+        soft = cost.softmin(_support(f, log_r, epsilon), epsilon, -2, where)
+        return served(step(rho_b, epsilon, soft, ratio_b), rho_b)
 
     if f is None:
         f = torch.zeros_like(problem.a) if g is None else left(_anchored(problem, g, s))
@@ -165,7 +166,7 @@ def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor
         if proved is not None:
             f, g = torch.where(proved, one_pass, f), torch.where(proved, low, g)
     if epsilon == 0 and bool((problem.b == 0).any()):
-        g = torch.where(problem.b > 0, g, right(f))
+        g = torch.where(problem.b > 0, g, right(f, problem.b == 0))
     if problem.balanced:
         # Potentials of a balanced problem are free up to a constant: give each side half of the value.
         half = (pairwise_sum(problem.a * f) - pairwise_sum(problem.b * g)) / (2 * problem.a.sum(-1))

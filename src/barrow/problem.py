@@ -71,6 +71,8 @@ class Problem:
             )
         n, m = cost.shape
         data, whose = cost.tensors[0], "the cost's data"
+        if data.dtype != cost.dtype:
+            data = data.new_empty(0, dtype=cost.dtype)
         if isinstance(cost, Grid):
             given = {"a": a, "b": b} | dict(zip(("r", "s"), reference or (), strict=False))
             for name, w in given.items():

@@ -3,6 +3,7 @@
 #include "check_arc_flow.hpp"
 #include "check_generation.hpp"
 #include "check_grid.hpp"
+#include "check_small_clouds.hpp"
 #include "check_sweep.hpp"
 
 int main() {
@@ -10,5 +11,6 @@ int main() {
     check_arc_flow();
     check_generation();
     check_grid();
+    check_small_clouds();
     std::puts("the C++ core is sound about pairs");
 }

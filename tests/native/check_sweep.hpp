@@ -19,24 +19,25 @@ double apart(double x, double y) { return std::fabs(x - y) / std::max({std::fabs
 
 template <class Number>
 void check_strip(const std::function<void(const Number*, const Number*, std::ptrdiff_t, std::ptrdiff_t, int, Number*, std::ptrdiff_t)>& strip) {
+    constexpr int pack = std::is_same_v<Number, float> ? int(PACK) : int(barrow::simd::PACK_DOUBLE);
     for (int d : {1, 2, 3, 7, 33})
         for (int blocks : {1, 2, 5})
             for (int norm : {0, 1, 2}) {
-                const int stride = blocks * PACK + below(3);
-                std::vector<Number> x(4 * d), y(std::size_t(blocks) * d * PACK), out(4 * stride + 1, Number(-7));
+                const int stride = blocks * pack + below(3);
+                std::vector<Number> x(4 * d), y(std::size_t(blocks) * d * pack), out(4 * stride + 1, Number(-7));
                 for (Number& v : x) v = Number(unit() - 0.5);
                 for (Number& v : y) v = Number(below(9) ? unit() - 0.5 : x[0]);
                 strip(x.data(), y.data(), d, blocks, norm, out.data(), stride);
                 CHECK(out[4 * stride] == -7);
                 for (int r = 0; r < 4; ++r)
                     for (int j = 0; j < stride; ++j) {
-                        if (j >= blocks * PACK) {
+                        if (j >= blocks * pack) {
                             CHECK(out[r * stride + j] == -7);  // nothing is written beside the strip
                             continue;
                         }
                         long double sum = 0;
                         for (int k = 0; k < d; ++k) {
-                            const long double far = std::fabs((long double)(y[((j / PACK) * d + k) * PACK + j % PACK]) - x[r * d + k]);
+                            const long double far = std::fabs((long double)(y[((j / pack) * d + k) * pack + j % pack]) - x[r * d + k]);
                             sum = norm == 2 ? sum + far * far : norm == 1 ? sum + far : std::max(sum, far);
                         }
                         const double u = std::numeric_limits<Number>::epsilon() / 2;
@@ -45,8 +46,38 @@ void check_strip(const std::function<void(const Number*, const Number*, std::ptr
             }
 }
 
+template <class Number>
+void check_separation(const std::function<double(const Number*, const Number*, std::ptrdiff_t, int)>& separation) {
+    for (int d = 0; d < 100; ++d)
+        for (int norm : {0, 1, 2}) {
+            std::vector<Number> x(d), y(d);
+            for (Number& v : x) v = Number(unit() - 0.5);
+            for (Number& v : y) v = Number(below(9) ? unit() - 0.5 : 0.25);
+            long double sum = 0;
+            for (int k = 0; k < d; ++k) {
+                const long double far = std::fabs((long double)(y[k]) - x[k]);
+                sum = norm == 2 ? sum + far * far : norm == 1 ? sum + far : std::max(sum, far);
+            }
+            CHECK(std::fabs(separation(x.data(), y.data(), d, norm) - sum) <= (d + 2) * 0x1p-53 * 1.001 * sum);
+        }
+}
+
+void check_roots(const barrow::simd::Kernels& k) {
+    for (int count = 0; count < 40; ++count) {
+        std::vector<double> c(count + 1, -1.0);
+        for (int j = 0; j < count; ++j) c[j] = below(5) ? unit() * 1e10 : 0;
+        const std::vector<double> given = c;
+        k.roots(c.data(), count);
+        for (int j = 0; j < count; ++j) CHECK(c[j] == std::sqrt(given[j]));
+        CHECK(c[count] == -1);
+    }
+}
+
 void check_strip_kernels(const barrow::simd::Kernels& k) {
     check_strip<float>(k.strip);
+    check_separation<double>(k.separation);
+    check_separation<float>(k.separation_single);
+    check_roots(k);
     check_strip<double>(k.strip_double);
     std::vector<float> c(PACK), g(PACK), v(PACK);
     const float largest = 3e38f;
@@ -164,7 +195,7 @@ void check_bounds() {
                     const int n = d > 64 ? 5 : 1 + below(12), m = d > 64 ? 9 : 1 + below(150), padded = (m + PACK - 1) / PACK * PACK;
                     const TwoClouds clouds(n, m, d, kind);
                     const barrow::PointFrame frame(clouds.x.data(), clouds.y.data(), n, m, d, ground);
-                    const barrow::PointStrips strips(clouds.x.data(), clouds.y.data(), n, m, d, ground, frame);
+                    const barrow::PointStrips<double> strips(clouds.x.data(), clouds.y.data(), n, m, d, ground, frame);
                     const double keep = strips.keep(), loose = 1 - keep;
                     CHECK(strips.rows() == n && strips.cols() == m && strips.unit() > 0 && strips.largest() >= std::pow(2.0, p));
                     CHECK(keep == 0 || loose <= p * (d + 3) * u * 1.01 + 3.2e-5);
@@ -301,10 +332,12 @@ void check_pairs() {
                 for (int j = 0; j < m; ++j) C[i * m + j] = double(true_cost(&clouds.x[i * d], &clouds.y[j * d], d, ground));
             check_answers(pairs, C);
             std::vector<double> out(C.size());
-            const std::vector<double> packed = barrow::pack_columns(clouds.y.data(), m, d);
+            std::vector<double> packed;
+            barrow::pack_columns(barrow::Chosen<double>{clouds.y.data(), m, d}, packed);
             const int cut = below(n + 1);
-            barrow::distances(clouds.x.data(), packed, m, d, ground, 0, cut, out.data());
-            barrow::distances(clouds.x.data(), packed, m, d, ground, cut, n, out.data());
+            const barrow::Chosen<double> rows{clouds.x.data(), n, d};
+            barrow::distances(rows, packed, m, ground, 0, cut, out.data());
+            barrow::distances(rows, packed, m, ground, cut, n, out.data());
             for (std::size_t k = 0; k < C.size(); ++k) CHECK(apart(out[k], C[k]) < 1e-13);
         }
     }

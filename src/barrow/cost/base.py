@@ -41,6 +41,15 @@ class Cost(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The precision of the entries."""
+
+    @abc.abstractmethod
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same cost in another precision."""
+
+    @property
+    @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
         """(n, m), without batch dimensions."""
 
@@ -63,8 +72,8 @@ class Cost(abc.ABC):
         """The costs of listed pairs, differentiable: rows, cols (..., k) -> (..., k)."""
 
     @abc.abstractmethod
-    def c_transform(self, h: Tensor) -> Tensor:
-        """min_j C_ij - h_j: h (..., m) -> (..., n)."""
+    def c_transform(self, h: Tensor, where: Tensor | None = None) -> Tensor:
+        """min_j C_ij - h_j: h (..., m) -> (..., n); numbers elsewhere than ``where`` (..., n) is true may be any."""
 
     @abc.abstractmethod
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
@@ -94,18 +103,9 @@ class Cost(abc.ABC):
     # -- what follows ----------------------------------------------------------------------------------------------
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the data."""
-        return self.tensors[0].dtype
-
-    @property
     def device(self) -> torch.device:
         """The device of the data."""
         return self.tensors[0].device
-
-    def to(self, dtype: torch.dtype) -> Self:
-        """The same cost in another precision."""
-        return self.replace(*(t.to(dtype) for t in self.tensors))
 
     def detach(self) -> Self:
         """The same cost, off the autograd graph."""
@@ -120,16 +120,16 @@ class Cost(abc.ABC):
         n, m = self.shape
         return row_ranges(n, batch * m)
 
-    def softmin(self, h: Tensor, epsilon: Tensor | float, axis: int) -> Tensor:
+    def softmin(self, h: Tensor, epsilon: Tensor | float, axis: int, where: Tensor | None = None) -> Tensor:
         """-epsilon log sum exp((h - C) / epsilon) along one axis, in memory O(n + m).
 
         ``axis=-1`` sums over columns, h (..., m) -> (..., n); ``axis=-2`` over rows, h (..., n) -> (..., m). h may hold
         -inf (no mass). epsilon is a number or one a problem (...); the number 0 gives the minimum, which is the
-        c-transform.
+        c-transform; then results elsewhere than ``where`` is true may be any numbers.
         """
         cost = self if axis == -1 else self.T
         if not isinstance(epsilon, Tensor) and epsilon == 0:
-            return cost.c_transform(h)
+            return cost.c_transform(h, where)
         return cost.soft_c_transform(h, epsilon)
 
     def vjp(self, plan: InPieces, cotangent: Tensor) -> tuple[Tensor | None, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from barrow import check
 from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, reshape_batch
+from barrow.ops import pairs
 
 
 @final
@@ -42,6 +43,13 @@ class Dense(Cost):
         return Dense(*tensors)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors[0].dtype
+
+    def to(self, dtype: torch.dtype) -> Dense:
+        return self.replace(*(t.to(dtype) for t in self.tensors))
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.C.shape[-2], self.C.shape[-1]
 
@@ -64,8 +72,9 @@ class Dense(Cost):
         batch = torch.broadcast_shapes(flat.shape[:-1], index.shape[:-1])
         return flat.expand(*batch, flat.shape[-1]).gather(-1, index.expand(*batch, index.shape[-1]))
 
-    def c_transform(self, h: Tensor) -> Tensor:
-        return blockwise_c_transform(self, h)
+    def c_transform(self, h: Tensor, where: Tensor | None = None) -> Tensor:
+        swept = self.dtype == torch.float64 and pairs.swept(self.C, h)
+        return pairs.matrix_c_transform(self.C, h) if swept else blockwise_c_transform(self, h)
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         return blockwise_soft_c_transform(self, h, epsilon)

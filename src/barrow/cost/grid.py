@@ -85,6 +85,13 @@ class Grid(Cost):
         return self.p == 2
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors[0].dtype
+
+    def to(self, dtype: torch.dtype) -> Grid:
+        return self.replace(*(t.to(dtype) for t in self.tensors))
+
+    @property
     def shape(self) -> tuple[int, int]:
         n = math.prod(self.sides)
         return n, n
@@ -143,7 +150,7 @@ class Grid(Cost):
         assert isinstance(total, Tensor)
         return self._power(total)
 
-    def c_transform(self, h: Tensor) -> Tensor:
+    def c_transform(self, h: Tensor, where: Tensor | None = None) -> Tensor:
         exact = h.to(check.compute_dtype(h.dtype))
         if len(self.sides) == 1:
             unit = math.pow(self.spacing[0], self.p)

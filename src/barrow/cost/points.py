@@ -26,6 +26,8 @@ class Points(Cost):
         y: points (..., m, d).
         p: the exponent, a real number of at least 1.
         norm: the ground norm: 1, 2 or inf.
+        precision: the dtype of the entries; that of the points unless given. Points of float32 whose costs are float64
+            are never stored again.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, p < 1, an unknown norm.
@@ -40,6 +42,7 @@ class Points(Cost):
     y: Tensor
     p: float = 2
     norm: float = 2
+    precision: torch.dtype | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check.clouds(self.x, self.y)
@@ -52,7 +55,22 @@ class Points(Cost):
 
     def replace(self, *tensors: Tensor) -> Points:
         x, y = tensors
-        return Points(x, y, self.p, self.norm)
+        return Points(x, y, self.p, self.norm, precision=self.precision)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.precision or self.x.dtype
+
+    def to(self, dtype: torch.dtype) -> Points:
+        if dtype == torch.float64 and self.x.dtype == torch.float32:
+            return Points(self.x, self.y, self.p, self.norm, precision=dtype)
+        return Points(self.x.to(dtype), self.y.to(dtype), self.p, self.norm)
+
+    @functools.cached_property
+    def coordinates(self) -> tuple[Tensor, Tensor]:
+        """Both clouds in the precision of the entries."""
+        x = self.x.to(self.dtype)
+        return x, x if self.x is self.y else self.y.to(self.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,47 +87,70 @@ class Points(Cost):
 
     @property
     def T(self) -> Points:
-        return Points(self.y, self.x, self.p, self.norm)
+        return Points(self.y, self.x, self.p, self.norm, precision=self.precision)
 
     def block(self, start: int, stop: int) -> Tensor:
-        return distance.all_pairs(self.x[..., start:stop, :], self.y, self.p, self.norm)
+        if self._swept():
+            return pairs.distances(self.x[..., start:stop, :], self.y, self.p, self.norm)
+        x, y = self.coordinates
+        return distance.all_pairs(x[..., start:stop, :], y, self.p, self.norm)
 
     def pairs(self, rows: Tensor, cols: Tensor) -> Tensor:
-        if pairs.swept(self.x, self.y):
+        if self._swept():
             return pairs.listed(self.x, self.y, rows, cols, self.p, self.norm)
-        x = _take(self.x, rows)
-        y = _take(self.y, cols)
-        return distance.paired(x, y, self.p, self.norm)
+        x, y = self.coordinates
+        return distance.paired(_take(x, rows), _take(y, cols), self.p, self.norm)
 
-    def c_transform(self, h: Tensor) -> Tensor:
+    def c_transform(self, h: Tensor, where: Tensor | None = None) -> Tensor:
         if self.d > 1:
-            if pairs.swept(self.x, self.y, h) and self.p <= 32:  # more is too much for single precision
-                return pairs.c_transform(self.x, self.y, h, self.p, self.norm)
+            if self.dtype == torch.float64 and "matrix" in self.__dict__ and pairs.swept(self.matrix, h):
+                return pairs.matrix_c_transform(self.matrix, h)
+            if self._swept(h) and self.p <= 32:  # more is too much for single precision
+                return pairs.c_transform(self.x, self.y, h, self.p, self.norm, where)
             return blockwise_c_transform(self, h)
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
-        x, y, h = (t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (self.x[..., 0], self.y[..., 0], h))
+        u, v = (t[..., 0] for t in self.coordinates)
+        x, y, h = (t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (u, v, h))
         return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, self.shape[0])
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         return blockwise_soft_c_transform(self, h, epsilon)
 
     def limits(self) -> tuple[Tensor, Tensor]:
-        low = torch.minimum(self.x.amin(-2), self.y.amin(-2))
-        side = torch.maximum(self.x.amax(-2), self.y.amax(-2)) - low  # of the box around both clouds: (..., d)
-        diameter = torch.linalg.vector_norm(side, ord=self.norm, dim=-1)
-        return torch.zeros_like(diameter), diameter.pow(self.p)
+        largest, _, _ = self._extent
+        return torch.zeros_like(largest), largest
 
     def spread(self, u: Tensor, v: Tensor) -> Tensor:
         # |x - y|^p <= 2^(p - 1) (|x - c|^p + |y - c|^p): by way of the middle.
-        to_x, to_y = self._to_centre
+        _, to_x, to_y = self._extent
         return 2 ** (self.p - 1) * ((u * to_x).sum(-1) * v.sum(-1) + u.sum(-1) * (v * to_y).sum(-1))
 
     @functools.cached_property
-    def _to_centre(self) -> tuple[Tensor, Tensor]:
-        """The costs between each point and the middle of both clouds."""
-        centre = (self.x.mean(-2, keepdim=True) + self.y.mean(-2, keepdim=True)) / 2
-        to_x, to_y = (_to_one(t, centre, self.p, self.norm) for t in (self.x, self.y))
-        return to_x, to_y
+    def _extent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The cost across the box around both clouds, and between its middle and each point."""
+        if self._swept():
+            return pairs.extent(self.x, self.y, self.p, self.norm)
+        x, y = self.coordinates
+        low = torch.minimum(x.amin(-2), y.amin(-2))
+        side = torch.maximum(x.amax(-2), y.amax(-2)) - low
+        middle = (low + side / 2)[..., None, :]
+        to_x, to_y = (distance.paired(t, middle, self.p, self.norm) for t in (x, y))
+        return torch.linalg.vector_norm(side, ord=self.norm, dim=-1).pow(self.p), to_x, to_y
+
+    @functools.cached_property
+    def matrix(self) -> Tensor:
+        """The cost matrix, made once: whoever asks for it may have it kept."""
+        return self.dense()
+
+    def clouds(self) -> tuple[Tensor, Tensor] | None:
+        """The clouds of a batch (B or 1, n, d) as they are stored, where the core makes their matrices one by one."""
+        if len(self.batch_shape) != 1 or not self._swept():
+            return None
+        return self.x if self.x.dim() == 3 else self.x[None], self.y if self.y.dim() == 3 else self.y[None]
+
+    def _swept(self, *others: Tensor) -> bool:
+        """Whether the core does it: it computes in float64."""
+        return self.dtype == torch.float64 and pairs.swept(self.x, self.y) and (not others or pairs.swept(*others))
 
     @property
     def roundings(self) -> float:
@@ -126,14 +167,6 @@ class Points(Cost):
 
     def select(self, index: Tensor) -> Points:
         return self.replace(self.x[index], self.y[index]) if self.batch_shape else self
-
-
-def _to_one(points: Tensor, place: Tensor, p: float, norm: float) -> Tensor:
-    """The costs between points (..., n, d) and one place (..., 1, d): (..., n)."""
-    if not pairs.swept(points, place):
-        return distance.paired(points, place, p, norm)
-    each = torch.arange(points.shape[-2])
-    return pairs.listed(points, place, each, torch.zeros_like(each), p, norm)
 
 
 def _take(points: Tensor, index: Tensor) -> Tensor:

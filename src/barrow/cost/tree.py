@@ -83,6 +83,13 @@ class Tree(Cost):
         return torch.where(self.topology.parent >= 0, self.length, 0)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors[0].dtype
+
+    def to(self, dtype: torch.dtype) -> Tree:
+        return self.replace(*(t.to(dtype) for t in self.tensors))
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.leaves.numel(), self.leaves.numel()
 
@@ -120,7 +127,7 @@ class Tree(Cost):
         t = self.topology
         return t.leaves[rows], t.leaves[cols], tree.lowest_common_ancestors(t, rows, cols)
 
-    def c_transform(self, h: Tensor) -> Tensor:
+    def c_transform(self, h: Tensor, where: Tensor | None = None) -> Tensor:
         return tree.leaf_min_plus(self.topology, self.edge_length, h)
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:

@@ -29,7 +29,7 @@ def all_pairs(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
     """|x_i - y_j|_norm^p for x (..., n, d) and y (..., m, d): (..., n, m)."""
     if x.dtype in (torch.float16, torch.bfloat16):
         return all_pairs(x.float(), y.float(), p, norm).to(x.dtype)
-    if pairs.swept(x, y):
+    if x.dtype == torch.float64 and pairs.swept(x, y):
         return pairs.distances(x, y, p, norm)
     if math.isinf(norm):
         # The gradient of cdist is no subgradient where several coordinates share the maximum.

@@ -1,4 +1,7 @@
-"""Sweeps over all pairs of points in the C++ core: costs and c-transforms, on the CPU, in float64."""
+"""Sweeps over all pairs of points in the C++ core: costs and c-transforms, on the CPU.
+
+Points may be stored in float32 or float64; everything computed from them is float64.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ ALONE = 1 << 18  # numbers to look at below which one thread is faster than two
 
 
 def swept(*tensors: Tensor) -> bool:
-    """Whether the core may be handed these tensors: plain float64 on the CPU, and nobody who must see what is done to
-    them: a gradient of either mode, a compiler, a tracer, vmap.
+    """Whether the core may be handed these tensors: float32 or float64 on the CPU, of one dtype, and nobody who must
+    see what is done to them: a gradient of either mode, a compiler, a tracer, vmap.
     """
     if (
         torch.compiler.is_compiling()
@@ -24,13 +27,18 @@ def swept(*tensors: Tensor) -> bool:
     ):
         return False
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return not recorded and all(
-        t.dtype == torch.float64
-        and t.device.type == "cpu"
-        and type(t) is Tensor
-        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-        and forward_ad.unpack_dual(t).tangent is None
-        for t in tensors
+    dtype = tensors[0].dtype
+    return (
+        not recorded
+        and dtype in (torch.float32, torch.float64)
+        and all(
+            t.dtype == dtype
+            and t.device.type == "cpu"
+            and type(t) is Tensor
+            and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+            and forward_ad.unpack_dual(t).tangent is None
+            for t in tensors
+        )
     )
 
 
@@ -41,7 +49,7 @@ def distances(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
     tensor([[5.]], dtype=torch.float64)
     """
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    out = x.new_empty((*batch, x.shape[-2], y.shape[-2]))
+    out = _room(*batch, x.shape[-2], y.shape[-2])
     if out.numel() == 0:
         return out
     size = math.prod(batch)
@@ -64,7 +72,7 @@ def listed(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: flo
     tensor([1.], dtype=torch.float64)
     """
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], rows.shape[:-1])
-    out = x.new_empty((*batch, rows.shape[-1]))
+    out = _room(*batch, rows.shape[-1])
     if out.numel() == 0:
         return out
     size = math.prod(batch)
@@ -76,24 +84,67 @@ def listed(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: flo
     return out
 
 
-def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float) -> Tensor:
+def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, where: Tensor | None = None) -> Tensor:
     """min_j |x_i - y_j|_norm^p - h_j for h (..., m), -inf allowed: (..., n), in memory O(n + m).
 
     A sweep in single precision bounds every entry from below; only where that leaves room is an entry looked at in
-    float64. The result is the minimum of the float64 entries.
+    float64. The result is the minimum of the float64 entries. Where ``where`` (..., n) is false it may be anything.
 
     >>> c_transform(torch.zeros(1, 2).double(), torch.tensor([[3.0, 4.0]]).double(), torch.ones(1).double(), 1, 2)
     tensor([4.], dtype=torch.float64)
     """
     batch = torch.broadcast_shapes(h.shape[:-1], x.shape[:-2], y.shape[:-2])
-    out = x.new_empty((*batch, x.shape[-2]))
+    out = _room(*batch, x.shape[-2])
     if out.numel() == 0:
         return out
     size = math.prod(batch)
     h = h.expand(*batch, h.shape[-1]).reshape(size, h.shape[-1]).contiguous()
     work = out.numel() * y.shape[-2] * x.shape[-1]
-    _core.c_transform(_clouds(x, batch), _clouds(y, batch), h, p, norm, _threads(work), out.view(size, out.shape[-1]))
+    wanted = None if where is None else where.expand(*batch, where.shape[-1]).reshape(size, -1).contiguous()
+    _core.c_transform(
+        _clouds(x, batch), _clouds(y, batch), h, p, norm, wanted, _threads(work), out.view(size, out.shape[-1])
+    )
     return out
+
+
+def matrix_c_transform(C: Tensor, h: Tensor) -> Tensor:
+    """min_j C_ij - h_j for C (..., n, m), +inf allowed, and h (..., m), -inf allowed: (..., n). Nothing is copied.
+
+    >>> matrix_c_transform(torch.tensor([[1.0, 3.0]]).double(), torch.tensor([0.0, 5.0]).double())
+    tensor([-2.], dtype=torch.float64)
+    """
+    batch = torch.broadcast_shapes(h.shape[:-1], C.shape[:-2])
+    n, m = C.shape[-2:]
+    size = math.prod(batch)
+    out = _room(size, n)
+    if out.numel():
+        columns = not C.is_contiguous() and C.mT.is_contiguous()
+        C = C.mT if columns else C
+        C = C[None] if C.dim() == 2 else C.expand(*batch, *C.shape[-2:]).reshape(size, *C.shape[-2:])
+        h = h.expand(*batch, m).reshape(size, m)
+        _core.matrix_c_transform(C.contiguous(), h.contiguous(), columns, _threads(size * n * m), out)
+    return out.view(*batch, n)
+
+
+def extent(x: Tensor, y: Tensor, p: float, norm: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The cost across the box around both clouds (...), and between its middle and their points: (..., n), (..., m).
+
+    The first is NaN unless all coordinates are finite.
+
+    >>> extent(torch.zeros(1, 2).double(), torch.tensor([[6.0, 8.0]]).double(), 1, 2)[:2]
+    (tensor(10., dtype=torch.float64), tensor([5.], dtype=torch.float64))
+    """
+    batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    size, n, m = math.prod(batch), x.shape[-2], y.shape[-2]
+    largest, to_x, to_y = _room(size), _room(size, n), _room(size, m)
+    if size:
+        threads = _threads(size * (n + m) * x.shape[-1])
+        _core.extent(_clouds(x, batch), _clouds(y, batch), p, norm, threads, largest, to_x, to_y)
+    return largest.view(batch), to_x.view(*batch, n), to_y.view(*batch, m)
+
+
+def _room(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64)
 
 
 def _threads(work: int) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from barrow import check
+from barrow.cost import Points
 from barrow.ops.assignment import assign_now
+from barrow.ops.small_clouds import assignment_clouds
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
-from barrow.solvers.base import Solver, Start, Watch, inexact, seconds
+from barrow.solvers.base import Solver, Start, Watch, inexact, matrix, one_by_one, seconds
 
 
 @final
@@ -66,16 +68,20 @@ class Assignment(Solver):
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         device, (batch, n) = problem.a.device, problem.a.shape
-        C = problem.cost.dense().cpu()
-        if C.dim() == 2:  # one cost for all: then all are one problem, unless they start from different places
-            C = C.expand(1 if start is None else batch, n, n)
-        solved = assign_now(
-            C,
-            None if start is None else start.g.cpu(),
-            max_steps=self.max_steps,
-            seconds=watch.left(self.time_limit),
-            listener=watch.listener,
-        )
+        cost, g = problem.cost, None if start is None else start.g.cpu()
+        limits: dict[str, Any] = {
+            "max_steps": self.max_steps,
+            "seconds": watch.left(self.time_limit),
+            "listener": watch.listener,
+        }
+        if (clouds := one_by_one(problem)) is not None:
+            assert isinstance(cost, Points)
+            solved = assignment_clouds(*clouds, cost.p, cost.norm, batch, g=g, **limits)
+        else:
+            C = matrix(cost).cpu()
+            if C.dim() == 2:  # one cost for all: then all are one problem, unless they start from different places
+                C = C.expand(1 if start is None else batch, n, n)
+            solved = assign_now(C, g, **limits)
         cols, f, g, codes, steps = (t.to(device).expand(batch, *t.shape[1:]) for t in solved)
         rows = torch.arange(n, device=device).expand(batch, n)
         return Witness(SparsePlan(rows, cols, problem.a, problem.shape), f, g, codes, steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, final
 
 from barrow.check import Incompatible
@@ -17,8 +16,6 @@ from barrow.solvers.simplex import Simplex
 from barrow.solvers.sinkhorn import Sinkhorn
 from barrow.solvers.sort import Sort
 from barrow.solvers.treeflow import TreeFlow
-
-KEPT = 1 << 27  # numbers in all cost matrices of a batch that may be kept: a gigabyte
 
 
 @final
@@ -75,8 +72,6 @@ class Auto(Solver):
 def _many(problem: Problem) -> bool:
     """Whether there are so many pairs that a short list of them is better than all (docs/performance.md)."""
     n, m = problem.shape
-    if isinstance(problem.cost, Points) and n * m > 250**2 and math.prod(problem.batch_shape) * n * m > KEPT:
-        return True
     # Far from the plane few searches are long, and Assignment is fast for longer.
     spread_out = isinstance(problem.cost, Points) and problem.cost.d > 8
     even = problem.uniform == (True, True) and n == m

@@ -12,10 +12,12 @@ from typing import final
 from torch import Tensor
 
 from barrow import check
+from barrow.cost import Cost, Points
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
 
+KEPT = 1 << 24  # numbers in all cost matrices of a batch that may be kept: 128 MiB
 PAUSE = 0.1  # seconds between two words on the progress
 
 
@@ -125,6 +127,21 @@ class Solver(abc.ABC):
 def seconds(limit: object) -> float | None:
     """A time limit, checked: None, or a positive number of seconds (inf is no limit)."""
     return None if limit is None else check.positive("time_limit", limit, infinite=True)
+
+
+def matrix(cost: Cost) -> Tensor:
+    """The cost matrix for a solver that stores it: the certificate may then use it too."""
+    return cost.matrix if isinstance(cost, Points) else cost.dense()
+
+
+def one_by_one(problem: Problem) -> tuple[Tensor, Tensor] | None:
+    """The clouds of a batch whose matrices had better live one at a time: there is much of them, or they are padded."""
+    cost = problem.cost
+    if not isinstance(cost, Points):
+        return None
+    much = len(problem.a) * math.prod(problem.shape) > KEPT
+    padded = bool((problem.a == 0).any()) or bool((problem.b == 0).any())
+    return cost.clouds() if much or padded else None
 
 
 def inexact(problem: Problem, name: str) -> str | None:

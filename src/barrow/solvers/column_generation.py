@@ -87,5 +87,6 @@ def _swept(cost: Cost) -> tuple[tuple[Tensor, Tensor] | Tensor | Lattice, float,
             return Lattice(cost.sides, cost.weights), 2, 2
         pixels = cost.pixels().cpu()[None]
         return (pixels, pixels), cost.p, 2
-    data = [(t if cost.batch_shape else t[None]).cpu() for t in cost.tensors]
+    tensors = cost.coordinates if isinstance(cost, Points) else cost.tensors
+    data = [(t if cost.batch_shape else t[None]).cpu() for t in tensors]
     return ((data[0], data[1]), cost.p, cost.norm) if isinstance(cost, Points) else (data[0], 2, 2)

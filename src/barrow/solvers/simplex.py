@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import final
+from typing import Any, final
 
 from barrow import check
+from barrow.cost import Points
 from barrow.ops.network_simplex import solve_now
+from barrow.ops.small_clouds import simplex_clouds
 from barrow.plan import SparsePlan
 from barrow.problem import Problem
 from barrow.solution import Witness
-from barrow.solvers.base import Solver, Start, Watch, inexact, seconds
+from barrow.solvers.base import Solver, Start, Watch, inexact, matrix, one_by_one, seconds
 
 
 @final
@@ -52,18 +54,21 @@ class Simplex(Solver):
         return inexact(problem, "Simplex")
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
-        device = problem.a.device
-        C = problem.cost.dense().cpu()
+        device, cost = problem.a.device, problem.cost
+        a, b = problem.a.cpu(), problem.b.cpu()
         plan = None if start is None else start.plan
-        solved = solve_now(
-            problem.a.cpu(),
-            problem.b.cpu(),
-            C.expand(problem.a.shape[0], *problem.shape),
-            max_steps=self.max_steps,
-            seconds=watch.left(self.time_limit),
-            listener=watch.listener,
-            g=None if start is None else start.g.cpu(),
-            arcs=None if plan is None else (plan.rows.cpu(), plan.cols.cpu(), plan.mass.cpu()),
-        )
+        g = None if start is None else start.g.cpu()
+        arcs = None if plan is None else (plan.rows.cpu(), plan.cols.cpu(), plan.mass.cpu())
+        limits: dict[str, Any] = {
+            "max_steps": self.max_steps,
+            "seconds": watch.left(self.time_limit),
+            "listener": watch.listener,
+        }
+        if (clouds := one_by_one(problem)) is not None:
+            assert isinstance(cost, Points)
+            solved = simplex_clouds(*clouds, cost.p, cost.norm, a, b, g=g, arcs=arcs, **limits)
+        else:
+            C = matrix(cost).cpu().expand(len(a), *problem.shape)
+            solved = solve_now(a, b, C, g=g, arcs=arcs, **limits)
         rows, cols, mass, f, g, codes, steps = (t.to(device) for t in solved)
         return Witness(SparsePlan(rows, cols, mass, problem.shape), f, g, codes, steps)

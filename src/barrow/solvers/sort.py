@@ -41,6 +41,7 @@ class Sort(Solver):
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         cost, (n, m) = problem.cost, problem.shape
         assert isinstance(cost, Points)
-        rows, cols, mass, f, g = line_plan(cost.x[..., 0], cost.y[..., 0], problem.a, problem.b, cost.p)
+        x, y = cost.coordinates
+        rows, cols, mass, f, g = line_plan(x[..., 0], y[..., 0], problem.a, problem.b, cost.p)
         done = torch.zeros(len(mass), dtype=torch.long, device=mass.device)
         return Witness(SparsePlan(rows, cols, mass, (n, m)), f, g, done, torch.ones_like(done))
