@@ -9,9 +9,9 @@ using Vector [[gnu::vector_size(8 * LANES), gnu::aligned(8), gnu::may_alias]] = 
 inline double min_sum(const double* c, const double* p, std::ptrdiff_t count) {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     constexpr std::ptrdiff_t stride = 4 * LANES;
-    std::ptrdiff_t j = 0;
     double best = infinity;
-    if (count >= stride) {
+    if (count >= LANES) {
+        std::ptrdiff_t j = 0;
         Vector m0 = Vector{} + infinity, m1 = m0, m2 = m0, m3 = m0;
         for (; j + stride <= count; j += stride) {
             const Vector s0 = *(const Vector*)(c + j) + *(const Vector*)(p + j);
@@ -23,12 +23,18 @@ inline double min_sum(const double* c, const double* p, std::ptrdiff_t count) {
             m2 = s2 < m2 ? s2 : m2;
             m3 = s3 < m3 ? s3 : m3;
         }
+        for (; j < count; j += LANES) {
+            j = j + LANES <= count ? j : count - LANES;  // the last register overlaps the one before
+            const Vector s = *(const Vector*)(c + j) + *(const Vector*)(p + j);
+            m1 = s < m1 ? s : m1;
+        }
         m0 = m1 < m0 ? m1 : m0;
         m2 = m3 < m2 ? m3 : m2;
         m0 = m2 < m0 ? m2 : m0;
         for (int lane = 0; lane < LANES; ++lane) best = m0[lane] < best ? m0[lane] : best;
+        return best;
     }
-    for (; j < count; ++j) {
+    for (std::ptrdiff_t j = 0; j < count; ++j) {
         const double s = c[j] + p[j];
         best = s < best ? s : best;
     }

@@ -44,7 +44,7 @@ class DenseArcs {
 public:
     DenseArcs(const double* cost, std::int32_t n, std::int32_t m) : cost_(cost), n_(n), m_(m) {
         // A block holds about sqrt(n m) arcs, the classical compromise between the number of pivots and their price.
-        const double target = std::max(64.0, 1.0 * std::sqrt(double(n) * m));
+        const double target = std::max(256.0, 1.0 * std::sqrt(double(n) * m));
         parts_ = std::max(1, int(std::floor(m / (1.5 * target))));
         rows_per_block_ = parts_ > 1 ? 1 : int(std::lround(std::max(1.0, target / std::max(1, m))));
     }

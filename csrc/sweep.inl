@@ -93,11 +93,12 @@ inline double separation_of(const Number* x, const Number* y, std::ptrdiff_t d) 
     for (; k + LANES <= d; k += LANES) add(sum[0], apart(k));
     double total = 0;
     for (; k < d; ++k) add(total, double(x[k]) - double(y[k]));
-    for (int v = 0; v < WIDE; ++v)
-        for (std::ptrdiff_t l = 0; l < LANES; ++l) {
-            if constexpr (norm == 0) total = sum[v][l] > total ? sum[v][l] : total;
-            else total += sum[v][l];
-        }
+    const auto join = [](const auto& one, const auto& two) {
+        if constexpr (norm == 0) return one > two ? one : two;
+        else return one + two;
+    };
+    const Numbers all = join(join(sum[0], sum[1]), join(sum[2], sum[3]));
+    for (std::ptrdiff_t l = 0; l < LANES; ++l) total = join(total, all[l]);
     return total;
 }
 inline double separation(const double* x, const double* y, std::ptrdiff_t d, int norm) {
