@@ -18,17 +18,17 @@ from torch import Tensor
 
 from barrow import check
 from barrow.cost import Tree
+from barrow.entropic import bound_from_potentials
 from barrow.ops.summation import pairwise_sum
 from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
 from barrow.primal import Rounded, detour, forbids, primal_objective, round_to_marginals
-from barrow.problem import Problem, log_ratio, marginal_dual, step
+from barrow.problem import Problem, marginal_dual, marginal_mass
+from barrow.repair import UNIT, repair
 from barrow.screen import complaint, screen
 from barrow.solution import BadInput, Bounds
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # whatever torch.as_tensor reads
-UNIT = torch.finfo(torch.float64).eps / 2  # the unit roundoff
 GRAIN = 2.0**-50  # a share of the mass: no atom is known better
-SERVED = 40  # rho: where the potential of an atom without an arc ends, exp(-40) being nothing
 
 
 class Bracket(NamedTuple):
@@ -97,16 +97,23 @@ def bracket(
     widened by that share and holds for either way of mending. Where arcs are forbidden, mass that finds none is mended
     likewise as long as it is rounding of weights in ``dtype``, that of the data; beyond that there is no plan.
     """
-    f, g = repair(problem, f, g)
-    value = dual_objective(problem, f, g)
-    if plan is None and problem.epsilon > 0:
-        plan = gibbs(problem, f, g)
     low, high = problem.cost.limits()
     largest = torch.maximum(low.abs(), high.abs())
     known = 0.0 if dtype == torch.float64 else 2 * torch.finfo(dtype).eps
     grain = (GRAIN * sum(problem.shape) + known + 2 * defect) * problem.a.sum(-1)
-    rounded = round_to_marginals(problem, plan, grain)
-    upper = primal_objective(problem, rounded, largest)
+    if problem.epsilon > 0 and plan is None and not forbids(problem.cost):
+        f, g, mass, upper = bound_from_potentials(problem, f, g)
+        none = torch.zeros_like(upper)
+        rounded = Rounded(gibbs(problem, f, g), problem.a, problem.b, none, none > 0)
+    else:
+        f, g = repair(problem, f, g)
+        rounded = round_to_marginals(
+            problem, gibbs(problem, f, g) if problem.epsilon > 0 and plan is None else plan, grain
+        )
+        upper = primal_objective(problem, rounded, largest)
+        # The left potential is the best for the right one, and the mass of its rows known without a pass.
+        mass = pairwise_sum(marginal_mass(problem.rho[0], f, problem.a))
+    value = dual_objective(problem, f, g, mass)
     slack, slack_above = rounding_error(problem, f, g, upper, rounded, low, largest)
     lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     upper = (upper + slack_above).nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -128,88 +135,6 @@ def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
     return gap.isfinite() & ((gap <= tol * proof.upper.abs()) | (gap <= noise))
 
 
-# -- repair ------------------------------------------------------------------------------------------------------------
-
-
-def repair(problem: Problem, f: Tensor | None, g: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Feasible potentials at least as good as (f, g), finite on every atom, weighted or not.
-
-    Zero-weight atoms constrain nobody and receive the value that their own marginal derivative has.
-    """
-    cost, epsilon, (rho_a, rho_b) = problem.cost, problem.epsilon, problem.rho
-    r, s = problem.measures
-    if epsilon == 0:
-        r, s = problem.a, problem.b
-    log_r, log_s = r.log(), s.log()
-    ratio_a, ratio_b = log_ratio(problem.a, r), log_ratio(problem.b, s)
-
-    def left(g: Tensor) -> Tensor:
-        return served(step(rho_a, epsilon, cost.softmin(_support(g, log_s, epsilon), epsilon, -1), ratio_a), rho_a)
-
-    def right(f: Tensor, where: Tensor | None = None) -> Tensor:
-        soft = cost.softmin(_support(f, log_r, epsilon), epsilon, -2, where)
-        return served(step(rho_b, epsilon, soft, ratio_b), rho_b)
-
-    if f is None:
-        f = torch.zeros_like(problem.a) if g is None else left(_anchored(problem, g, s))
-    proved = None
-    if epsilon == 0 and g is not None and problem.balanced:
-        # The potentials of an exact solver are as good as it says, and one pass shows it.
-        low = _anchored(problem, g, s)
-        one_pass = left(low)
-        proved = _as_good(problem, one_pass, low, f, g)[:, None]
-    if proved is not None and bool(proved.all()):
-        f, g = one_pass, low
-    else:
-        g = right(_anchored(problem, f, r))
-        f = left(g)
-        if proved is not None:
-            f, g = torch.where(proved, one_pass, f), torch.where(proved, low, g)
-    if epsilon == 0 and bool((problem.b == 0).any()):
-        g = torch.where(problem.b > 0, g, right(f, problem.b == 0))
-    if problem.balanced:
-        # Potentials of a balanced problem are free up to a constant: give each side half of the value.
-        half = (pairwise_sum(problem.a * f) - pairwise_sum(problem.b * g)) / (2 * problem.a.sum(-1))
-        f, g = f - half[:, None], g + half[:, None]
-    return f, g
-
-
-def _as_good(problem: Problem, f: Tensor, g: Tensor, said_f: Tensor, said_g: Tensor) -> Tensor:
-    """Which problems' feasible (f, g) reach what (said_f, said_g) claim, up to rounding: (B,), balanced and exact."""
-    a, b = problem.a, problem.b
-    moved, wanted = (
-        torch.where(a > 0, a * u, 0).sum(-1) + torch.where(b > 0, b * v, 0).sum(-1)
-        for u, v in ((f, g), (said_f, said_g))
-    )
-    size = (a * f).abs().sum(-1) + torch.where(b > 0, b * g, 0).abs().sum(-1)
-    return g.isfinite().all(-1) & (moved >= wanted - 64 * UNIT * size)
-
-
-def served(h: Tensor, rho: float) -> Tensor:
-    """Finite potentials for atoms that no allowed arc leads to: nothing bounds them, so any number is feasible."""
-    highest = torch.where(h == torch.inf, -torch.inf, h).amax(-1, keepdim=True)
-    ceiling = SERVED * rho if not math.isinf(rho) else torch.where(highest > -torch.inf, highest, 0)
-    return torch.where(h == torch.inf, ceiling, h)
-
-
-def _anchored(problem: Problem, h: Tensor, weight: Tensor) -> Tensor:
-    """The same potential, 0 at most, where a constant is free: large numbers would swallow the cost."""
-    if not problem.balanced:
-        return h
-    highest = torch.where((weight > 0) & h.isfinite(), h, -torch.inf).amax(-1, keepdim=True)
-    return h - torch.where(highest.isfinite(), highest, 0)
-
-
-def _support(h: Tensor, log_weight: Tensor, epsilon: float) -> Tensor:
-    """The sum h + epsilon log weight, with -inf off the support; what is not a number there counts as absent."""
-    shifted = h + epsilon * log_weight if epsilon > 0 else h
-    present = (log_weight > -torch.inf) & h.isfinite()
-    # Where nothing is left, zeros are as good as any numbers.
-    hopeless = ~present.any(-1, keepdim=True)
-    fallback = epsilon * log_weight if epsilon > 0 else torch.where(log_weight > -torch.inf, 0.0, -torch.inf)
-    return torch.where(hopeless, fallback, torch.where(present, shifted, -torch.inf))
-
-
 def gibbs(problem: Problem, f: Tensor, g: Tensor) -> GibbsPlan:
     """P = exp((f + g - C) / epsilon) r x s."""
     r, s = problem.measures
@@ -219,14 +144,13 @@ def gibbs(problem: Problem, f: Tensor, g: Tensor) -> GibbsPlan:
 # -- the two objectives --------------------------------------------------------------------------------------------
 
 
-def dual_objective(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
-    """The dual objective (B,) at repaired potentials, whose left marginal is therefore known without a pass."""
+def dual_objective(problem: Problem, f: Tensor, g: Tensor, mass: Tensor) -> Tensor:
+    """The dual objective (B,) at repaired potentials, whose plan has the ``mass`` (B,)."""
     (rho_a, rho_b), epsilon = problem.rho, problem.epsilon
     value = pairwise_sum(marginal_dual(rho_a, f, problem.a)) + pairwise_sum(marginal_dual(rho_b, g, problem.b))
     if epsilon > 0:
         r, s = problem.measures
-        total = pairwise_sum(problem.a if math.isinf(rho_a) else problem.a * torch.exp(-f / rho_a))
-        value = value - epsilon * (total - pairwise_sum(r) * pairwise_sum(s))
+        value = value - epsilon * (mass - pairwise_sum(r) * pairwise_sum(s))
     return value
 
 
@@ -267,7 +191,11 @@ def rounding_error(
     lower = 2 * UNIT * entry * size * mass + rounded.lost * size
     terms, detours = rounded.plan.terms(), detour(problem)
     if epsilon > 0:
-        return lower, lower + 2 * UNIT * (entry * upper.abs() + detours * terms * largest * mass)
+        # An exponent is off by its own rounding, and the masses of rows and columns with it: nothing is known of them
+        # where that is much.
+        share = 2 * UNIT * (problem.cost.roundings + depth) * size / epsilon
+        blur = torch.where(share < 0.1, 2 * share, torch.inf) * mass * size
+        return lower, lower + blur + 2 * UNIT * (entry * upper.abs() + detours * terms * largest * mass)
     # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights. Costs of both
     # signs cancel in the two sums, their roundings do not.
     moved = torch.where((low < 0) | differences, largest * mass, upper.abs())

@@ -237,6 +237,11 @@ def marginal_slope(rho: float, f: Tensor) -> Tensor:
     return f if math.isinf(rho) else -rho * torch.expm1(-f / rho)
 
 
+def marginal_mass(rho: float, f: Tensor, a: Tensor) -> Tensor:
+    """The marginal that a potential stands for at its best: a exp(-f / rho), or a."""
+    return a if math.isinf(rho) else torch.where(a > 0, a * torch.exp(-f / rho), 0)
+
+
 def step(rho: float, epsilon: Tensor | float, soft: Tensor, log_ratio: Tensor | float) -> Tensor:
     """The potential that maximises the dual in one block.
 

@@ -97,7 +97,9 @@ def attempt(
         flat, fault, defect = screen(problem)
         witness = solver.run(flat, None if start is None else begin(start, problem, flat), watch)
         watch.tell("proof", 0)
-        proof = bracket(flat, witness.plan, witness.f, witness.g, defect, problem.dtype)
+        # A Gibbs plan is that of the potentials, which say all about it.
+        shown = None if isinstance(witness.plan, GibbsPlan) else witness.plan
+        proof = bracket(flat, shown, witness.f, witness.g, defect, problem.dtype)
         hopeless = proof.lower == torch.inf
         # The status follows from the certificate alone; the algorithm's own word only names the cause of a failure.
         cause = torch.where(witness.codes == 0, Status.gap.code, witness.codes)

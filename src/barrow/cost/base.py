@@ -84,8 +84,8 @@ class Cost(abc.ABC):
         """Numbers that no entry of the matrix is below and above, one a problem: (...), (...)."""
 
     @abc.abstractmethod
-    def spread(self, u: Tensor, v: Tensor) -> Tensor:
-        """A cheap upper bound (...) on u' C v, for nonnegative u (..., n) and v (..., m)."""
+    def spread(self, u: Tensor, v: Tensor, *, tight: bool = False) -> Tensor:
+        """A cheap upper bound (...) on u' C v, for nonnegative u (..., n) and v (..., m); a better one if ``tight``."""
 
     @property
     @abc.abstractmethod
@@ -132,6 +132,23 @@ class Cost(abc.ABC):
             return cost.c_transform(h, where)
         return cost.soft_c_transform(h, epsilon)
 
+    def gibbs_pass(
+        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What one pass over the Gibbs kernel tells.
+
+        f_i = -epsilon log sum_j exp((h_j - C_ij) / epsilon) normalises the rows of K_ij = exp((f_i + h_j - C_ij) /
+        epsilon). Rows get the masses w_i, the smaller of a_i and exp((u_i - power f_i) / epsilon) where both are given,
+        and then columns have the masses q = K' w.
+
+        Returns:
+            (f (..., n), w (..., n), q (..., m)).
+        """
+        f = self.soft_c_transform(h, epsilon)
+        w = row_masses(f, epsilon, a, u, power)
+        back = self.T.soft_c_transform(f + epsilon * w.log(), epsilon)
+        return f, w, torch.where(h > -torch.inf, ((h - back) / epsilon).exp(), 0)
+
     def vjp(self, plan: InPieces, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of <plan, C> times ``cotangent`` (...) to each of :attr:`tensors` that requires grad."""
         needed = [t.requires_grad for t in self.tensors]
@@ -153,6 +170,15 @@ class Cost(abc.ABC):
     def __repr__(self) -> str:
         batch = f", batch {tuple(self.batch_shape)}" if self.batch_shape else ""
         return f"{type(self).__name__}({self.shape[0]} x {self.shape[1]}{batch})"
+
+
+def row_masses(f: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float) -> Tensor:
+    """The smaller of a and exp((u - power f) / epsilon), of those that are given."""
+    given = [] if a is None else [a]
+    if u is not None:
+        given.append(torch.where(u > -torch.inf, ((u - power * f) / epsilon).exp(), 0))
+    w = given[0] if len(given) == 1 else torch.minimum(*given)
+    return torch.where(f < torch.inf, w, 0)
 
 
 def blockwise_c_transform(cost: Cost, h: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ class Dense(Cost):
             low = torch.where(low == torch.inf, 0, low)
         return low, high
 
-    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+    def spread(self, u: Tensor, v: Tensor, *, tight: bool = False) -> Tensor:
+        if tight and not self.forbids:
+            return ((self.C @ v[..., None])[..., 0] * u).sum(-1)
         return self.limits()[1] * u.sum(-1) * v.sum(-1)
 
     @property

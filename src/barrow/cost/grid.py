@@ -176,7 +176,7 @@ class Grid(Cost):
         # Powers are computed in two ways, by vector or one by one, that may differ in the last place.
         return low, high if self.p in (1, 2) else high * (1 + 4 * torch.finfo(high.dtype).eps)
 
-    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+    def spread(self, u: Tensor, v: Tensor, *, tight: bool = False) -> Tensor:
         # |x - y|^p <= 2^(p - 1) (|x - c|^p + |y - c|^p): by way of the middle.
         middle = [(self._axis(k)[-1:] / 2) for k in range(len(self.sides))]
         away = self._power(self._from(middle))[0]

@@ -137,7 +137,7 @@ class Tree(Cost):
         depth = self._depth()
         return torch.zeros_like(depth[..., 0]), 2 * depth.amax(-1)
 
-    def spread(self, u: Tensor, v: Tensor) -> Tensor:
+    def spread(self, u: Tensor, v: Tensor, *, tight: bool = False) -> Tensor:
         # By way of the root.
         depth = self._depth()[..., self.leaves]
         return (u * depth).sum(-1) * v.sum(-1) + u.sum(-1) * (v * depth).sum(-1)

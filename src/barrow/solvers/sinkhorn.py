@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.certify import bracket, gibbs, served, within
+from barrow.certify import bracket, gibbs, within
 from barrow.cost import Cost, Dense, Grid
 from barrow.ops.chunks import ENTRIES
 from barrow.problem import Problem, log_ratio, step
+from barrow.repair import served
 from barrow.solution import Status, Witness
 from barrow.solvers.base import Solver, Start, Watch, seconds
 
@@ -91,7 +92,7 @@ class Sinkhorn(Solver):
             pick = due.nonzero()[:, 0]
             judged = state.select(pick)
             f[active[pick]], g[active[pick]] = judged.f, judged.g
-            proof = bracket(judged.exact, gibbs(judged.exact, judged.f, judged.g), judged.f, judged.g)
+            proof = bracket(judged.exact, None, judged.f, judged.g)
             done = within(proof, self.tol, torch.float64)
             codes[active[pick[done]]] = 0
             hopeless = proof.lower == torch.inf
