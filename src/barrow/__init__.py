@@ -7,10 +7,15 @@ from barrow.cost import Cost, Dense, Grid, Points, Tree
 from barrow.estimate import Estimate, estimate
 from barrow.functional import (
     ConvergenceWarning,
+    barycenter,
+    debiased_barycenter,
     emd_1d,
+    free_barycenter,
     label_wasserstein,
+    sinkhorn_ball,
     sinkhorn_cost,
     sinkhorn_divergence,
+    sinkhorn_transport,
     sliced_wasserstein,
     tangent,
     transport_cost,
@@ -32,7 +37,8 @@ __all__ = [
     "Solver", "Progress", "Auto", "Assignment", "ColumnGeneration", "Simplex", "Sinkhorn", "Sort", "TreeFlow",
     "Solution", "Bounds", "Witness", "Status", "Plan", "SparsePlan", "DensePlan", "GibbsPlan",
     "wasserstein", "transport_cost", "sinkhorn_cost", "sinkhorn_divergence", "sliced_wasserstein", "wasserstein_1d",
-    "emd_1d", "tree_emd", "tangent", "label_wasserstein",
+    "emd_1d", "tree_emd", "tangent", "label_wasserstein", "sinkhorn_transport", "sinkhorn_ball",
+    "barycenter", "debiased_barycenter", "free_barycenter",
     "estimate", "Estimate", "nn",
     "SolveError", "BadInput", "Incompatible", "ConvergenceWarning",
 ]  # fmt: skip

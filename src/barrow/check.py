@@ -173,6 +173,14 @@ def positive(name: str, value: object, *, infinite: bool = False) -> float:
     return value
 
 
+def information(name: str, value: object) -> float:
+    """Refuse what is not a number of nats of at least 0 (inf is one)."""
+    value = number(name, value)
+    if value < 0:
+        raise ValueError(f"{name} is {value}, but the information allowed to a coupling is at least 0")
+    return value
+
+
 def whole(name: str, value: object, *, least: int = 1) -> int:
     """Refuse what is not an integer of at least ``least``."""
     try:

@@ -4,10 +4,13 @@ Every function is batched over leading dimensions and returns the batch shape: t
 ``wasserstein*`` is rooted, ``*_cost`` is not, ``*_divergence`` is debiased.
 """
 
+from barrow.functional.barycenters import barycenter, debiased_barycenter
 from barrow.functional.clouds import sinkhorn_cost, sinkhorn_divergence, transport_cost, wasserstein
 from barrow.functional.common import ConvergenceWarning
+from barrow.functional.free_barycenter import free_barycenter
 from barrow.functional.histograms import emd_1d, label_wasserstein, tangent, tree_emd
 from barrow.functional.line import sliced_wasserstein, wasserstein_1d
+from barrow.functional.sinkhorn import sinkhorn_ball, sinkhorn_transport
 
 __all__ = [
     "transport_cost",
@@ -20,5 +23,10 @@ __all__ = [
     "tree_emd",
     "tangent",
     "label_wasserstein",
+    "sinkhorn_transport",
+    "sinkhorn_ball",
+    "barycenter",
+    "debiased_barycenter",
+    "free_barycenter",
     "ConvergenceWarning",
 ]

@@ -7,6 +7,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from barrow import check
+from barrow.cost import Dense
 from barrow.problem import Problem
 from barrow.screen import mass_tolerance
 from barrow.solution import BadInput, Status
@@ -25,6 +27,22 @@ def value(problem: Problem, solver: Solver | None = None, *, offset: float = 0.0
     if not solution.converged:
         warnings.warn(failure(solution, problem), ConvergenceWarning, stacklevel=3)
     return solution.value - offset
+
+
+def labels(h: object, t: object, C: Tensor) -> tuple[Tensor, Tensor, Dense]:
+    """Histograms h (..., K) and t (..., L) on the two sides of costs C (..., K, L), or what does not fit."""
+    cost = Dense(C)
+    sides = []
+    for name, w, size in zip(("h", "t"), (h, t), cost.shape, strict=True):
+        if isinstance(w, Tensor) and not w.is_floating_point():
+            raise ValueError(
+                f"{name} has dtype {w.dtype}, but a histogram must be floating point: class indices become one by "
+                f"torch.nn.functional.one_hot({name}, {size}).to(C.dtype)"
+            )
+        sides.append(check.weights(name, w, size, C, "C"))
+    h, t = sides
+    check.batch(h=h.shape[:-1], t=t.shape[:-1], C=cost.batch_shape)
+    return h, t, cost
 
 
 def root(value: Tensor, p: float) -> Tensor:

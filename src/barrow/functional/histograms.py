@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import Dense, Tree
-from barrow.functional.common import power, refuse_nonfinite, refuse_weights, value
+from barrow.cost import Tree
+from barrow.functional.common import labels, power, refuse_nonfinite, refuse_weights, value
 from barrow.ops.tree import subtree_sum
 from barrow.problem import Problem
 from barrow.solution import BadInput
@@ -175,8 +175,7 @@ def label_wasserstein(
     Source: Frogner, Zhang, Mobahi, Araya-Polo and Poggio 2015, Algorithm 1 and equation (9).
     """
     epsilon = check.positive("epsilon", epsilon)
-    cost = Dense(C)
-    h, t = (check.weights(name, w, size, C, "C") for name, w, size in zip(("h", "t"), (h, t), cost.shape, strict=True))
+    h, t, cost = labels(h, t, C)
     # KL(T | e^-1 1 x 1) = -H(T) + e^-1 K L: this reference makes the generalised KL the plain entropy.
     r, s = (C.new_full((size,), math.exp(-0.5)) for size in cost.shape)
     problem = Problem(cost, h, t, epsilon=epsilon, rho=rho, reference=(r, s))

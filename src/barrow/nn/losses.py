@@ -21,6 +21,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "tol": check.positive,
     "max_steps": check.whole,
     "n_projections": check.whole,
+    "alpha": check.information,
 }
 
 
@@ -187,3 +188,27 @@ class LabelWasserstein(_Stored):
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
         """See :func:`barrow.label_wasserstein`."""
         return functional.label_wasserstein(h, t, **self.options)
+
+
+@final
+class SinkhornTransport(_Stored):
+    """Module form of :func:`barrow.sinkhorn_transport`; the cost matrix is a buffer."""
+
+    def __init__(self, C: Tensor, *, epsilon: float, tol: float = 1e-3, max_steps: int = 10_000) -> None:
+        super().__init__(C=C, epsilon=epsilon, tol=tol, max_steps=max_steps)
+
+    def forward(self, h: Tensor, t: Tensor) -> Tensor:
+        """See :func:`barrow.sinkhorn_transport`."""
+        return functional.sinkhorn_transport(h, t, **self.options)
+
+
+@final
+class SinkhornBall(_Stored):
+    """Module form of :func:`barrow.sinkhorn_ball`; the cost matrix is a buffer."""
+
+    def __init__(self, C: Tensor, *, alpha: float, tol: float = 1e-3, max_steps: int = 200) -> None:
+        super().__init__(C=C, alpha=alpha, tol=tol, max_steps=max_steps)
+
+    def forward(self, h: Tensor, t: Tensor) -> Tensor:
+        """See :func:`barrow.sinkhorn_ball`."""
+        return functional.sinkhorn_ball(h, t, **self.options)
