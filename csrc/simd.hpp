@@ -116,6 +116,7 @@ inline std::ptrdiff_t two_least(const double* c, const double* p, std::ptrdiff_t
 
 struct Kernels {
     const char* name;
+    int lanes;  // doubles to a register
     decltype(&baseline::min_sum) min_sum;
     decltype(&baseline::find_sum) find_sum;
     decltype(&baseline::lower_to) lower_to;
@@ -135,8 +136,8 @@ struct Kernels {
     decltype(&baseline::add_scaled) add_scaled;
 };
 
-#define BARROW_LEVEL(level, label)                                                                                             \
-    Kernels { label, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::relax, level::two_least,      \
+#define BARROW_LEVEL(level, label, lanes)                                                                                      \
+    Kernels { label, lanes, level::min_sum, level::find_sum, level::lower_to, level::max_finite, level::relax, level::two_least, \
               level::strip, level::strip_double, level::separation, level::separation_single, level::roots, level::raise,      \
               level::reduce_strip, level::places_below, level::lower_groups, level::gibbs_strip, level::add_scaled }
 
@@ -145,13 +146,13 @@ inline std::vector<Kernels> levels() {
     std::vector<Kernels> found;
 #if BARROW_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) found.push_back(BARROW_LEVEL(avx512, "avx512"));
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(BARROW_LEVEL(avx2, "avx2"));
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) found.push_back(BARROW_LEVEL(avx512, "avx512", 8));
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(BARROW_LEVEL(avx2, "avx2", 4));
 #endif
 #if defined(__aarch64__) || defined(_M_ARM64)
-    found.push_back(BARROW_LEVEL(baseline, "neon"));
+    found.push_back(BARROW_LEVEL(baseline, "neon", 2));
 #else
-    found.push_back(BARROW_LEVEL(baseline, "baseline"));
+    found.push_back(BARROW_LEVEL(baseline, "baseline", 2));
 #endif
     return found;
 }
