@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -26,7 +27,10 @@ def modules():
     found = [
         info.name for info in pkgutil.walk_packages(barrow.__path__, "barrow.") if not info.name.endswith("__main__")
     ]
-    return [barrow] + [importlib.import_module(name) for name in found if name != "barrow._core"]
+    absent = ["barrow._core"]
+    if importlib.util.find_spec("triton") is None:
+        absent += [name for name in found if name.startswith("barrow.ops.triton.")]
+    return [barrow] + [importlib.import_module(name) for name in found if name not in absent]
 
 
 # -- docstrings --------------------------------------------------------------------------------------------------------

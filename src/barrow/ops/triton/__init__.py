@@ -1,0 +1,31 @@
+"""Kernels for CUDA in Triton: soft minima, marginals, products and gradients of Gibbs plans, and sweeps of Sinkhorn.
+
+Whoever imports a module of this package imports Triton, so one asks :func:`reaches` first and imports then. Under
+TRITON_INTERPRET=1 the same kernels run on CPU tensors, which is how they are tested without a device.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+
+from torch import Tensor
+
+
+def reaches(t: Tensor) -> bool:
+    """Whether the kernels of this package can be handed ``t``: Triton is installed and the tensor is on CUDA.
+
+    >>> reaches(torch.zeros(3))
+    False
+    """
+    return (t.is_cuda or (t.device.type == "cpu" and _interpreted())) and _installed()
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None

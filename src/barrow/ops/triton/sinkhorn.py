@@ -1,0 +1,288 @@
+"""Sinkhorn's iteration on the device: sweeps are launched ahead, and every problem of a batch stops by itself there."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from barrow.ops.triton import softmin, sweep
+from barrow.ops.triton.clouds import Clouds, affordable, box, guard, lay_out
+
+CHUNK = 16  # sweeps between two looks at the flags
+SMALL = 1 << 28  # pairs in a sweep below which launches take longer than sweeps: those are recorded once and replayed
+NOISE = 4.0  # roundings of the largest cost: potentials that move by less do not move
+
+
+class Potentials(NamedTuple):
+    """Where the sweeps ended, for B problems. Nothing is proved here: hand f and g to `barrow.certify`."""
+
+    f: Tensor  # (B, n)
+    g: Tensor  # (B, m)
+    steps: Tensor  # (B,) sweeps
+    moved: Tensor  # (B,) how far f moved in the last sweep, on average, in units of epsilon
+    settled: Tensor  # (B,) whether that was little enough
+
+
+def sinkhorn_on_device(
+    x: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    epsilon: Tensor | float,
+    p: float = 2,
+    norm: float = 2,
+    rho: tuple[float, float] = (math.inf, math.inf),
+    reference: tuple[Tensor, Tensor] | None = None,
+    symmetric: bool = False,
+    start: tuple[Tensor, Tensor] | None = None,
+    settle: float = 1e-3,
+    max_steps: int = 1000,
+    dtype: torch.dtype = torch.float32,
+    product: str | None = None,
+) -> Potentials:
+    """Potentials of entropic transport between clouds, by sweeps that never wait for the host.
+
+    The iteration, its annealing and its over-relaxation are those of `barrow.Sinkhorn`, in the arithmetic of ``dtype``:
+
+        g <- rho_b / (rho_b + epsilon) (softmin_i(C_ij - f_i - epsilon log r_i) + epsilon log(b_j / s_j)),   f likewise
+
+    Args:
+        x: points (B, n, d), or (n, d) for all problems.
+        y: points (B, m, d) or (m, d). For symmetric problems, x.
+        a: weights (B, n); zeros are legal.
+        b: weights (B, m).
+        epsilon: a number, or one a problem (B,).
+        p: the exponent.
+        norm: the ground norm, 1, 2 or inf.
+        rho: the marginal penalties; inf is a hard constraint.
+        reference: (r, s), shaped like a and b, unless it is a x b.
+        symmetric: whether this is a measure against itself; then f = g, and sweeps are averaged.
+        start: potentials to start from, at the final epsilon.
+        settle: a problem stops when, at its final epsilon, f moves by less than this share of epsilon in a sweep, or by
+            less than rounding. In balanced transport it is about the share of mass that is in the wrong place.
+        max_steps: sweeps at most.
+        dtype: float32 or float64.
+        product: how squared distances are found, see `clouds.choose_product`; the fastest one whose error is a
+            hundredth of epsilon unless given (one number is read from the device to know).
+
+    Returns:
+        Potentials of the computing dtype.
+
+    Raises:
+        ValueError: a product for costs that have none.
+
+    Source: Cuturi 2013, Algorithm 1, in the log domain; Schmitzer 2019 (absorbed potentials).
+    """
+    state = Sweeps(
+        x,
+        y,
+        a,
+        b,
+        epsilon=epsilon,
+        p=p,
+        norm=norm,
+        rho=rho,
+        reference=reference,
+        symmetric=symmetric,
+        start=start,
+        settle=settle,
+        max_steps=max_steps,
+        dtype=dtype,
+        product=product,
+    )
+    state.drive()
+    return state.potentials()
+
+
+class Sweeps:
+    """The state of :func:`sinkhorn_on_device`, for callers who prove and go on: `drive`, `potentials`, `resume`."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        a: Tensor,
+        b: Tensor,
+        *,
+        epsilon: Tensor | float,
+        p: float = 2,
+        norm: float = 2,
+        rho: tuple[float, float] = (math.inf, math.inf),
+        reference: tuple[Tensor, Tensor] | None = None,
+        symmetric: bool = False,
+        start: tuple[Tensor, Tensor] | None = None,
+        settle: float = 1e-3,
+        max_steps: int = 1000,
+        dtype: torch.dtype = torch.float32,
+        product: str | None = None,
+    ) -> None:
+        B, device = a.shape[0], a.device
+        target = torch.as_tensor(epsilon, dtype=torch.float64, device=device).expand(B)
+        r, s = (a, b) if reference is None else reference
+        seen = _seen(a, r, x), _seen(b, s, y)
+        largest = _largest(x, y, seen, p, norm).expand(B)
+        if product is None:
+            units = (largest / target).max() if B else largest.new_zeros(())
+            product = affordable(x, p, norm, dtype, units)
+        self.clouds: Clouds = lay_out(x, x if symmetric else y, p, norm, dtype=dtype, product=product, seen=seen)
+        self.symmetric = symmetric
+        self.balanced = rho == (math.inf, math.inf)
+
+        def ready(t: Tensor) -> Tensor:
+            return t.to(dtype).clone(memory_format=torch.contiguous_format)
+
+        self.a = ready(a)
+        self.log_a, self.log_b = ready(a.double().log()), ready(b.double().log())
+        self.log_r, self.log_s = (
+            (self.log_a, self.log_b) if reference is None else (ready(t.double().log()) for t in (r, s))
+        )
+        tiny = torch.finfo(a.dtype).tiny
+        one = self.a.new_zeros(1, 1)
+        self.ratios = one.expand(1, a.shape[1]).clone(), one.expand(1, b.shape[1]).clone()
+        if reference is not None:
+            self.ratios = _log_ratio(a, r, tiny).to(dtype), _log_ratio(b, s, tiny).to(dtype)
+        self.mass = ready(a.double().sum(-1).clamp_min(torch.finfo(dtype).tiny))
+        self.per_rho = ready(1 / torch.tensor(rho, dtype=torch.float64)).to(device)
+        self.per_right = self.per_rho[1:]
+
+        if start is None:
+            self.f, self.g = torch.zeros_like(self.a), torch.zeros_like(self.log_b)
+            self.epsilon = ready(torch.maximum(largest, target))
+        else:
+            self.f, self.g = (ready(t) for t in start)
+            self.epsilon = ready(target)
+        self.next_g = self.g.clone()
+        self.target = ready(target)
+        self.noise = NOISE * torch.finfo(dtype).eps / 2 * largest / target
+        self.goal = ready(self.noise.clamp_min(settle))
+        self.omega, self.mark = torch.ones_like(self.target), torch.full_like(self.target, math.nan)
+        self.moved, self.constant = torch.full_like(self.target, math.inf), torch.zeros_like(self.target)
+        self.level, self.age, self.steps = (torch.zeros(B, dtype=torch.int32, device=device) for _ in range(3))
+        self.limit = torch.full_like(self.steps, max_steps)
+        self.active = torch.ones_like(self.steps)
+        # The left side sees g as it was where both sides step at once: which problems those are is known to the device.
+        self.together = ((self.epsilon > self.target) & (self.epsilon <= sweep.LAST.value * self.target)).to(
+            torch.int32
+        )
+        atoms = sweep.ATOMS.value
+        self.moves = self.a.new_zeros(B, triton.cdiv(a.shape[1], atoms))
+        self.on_left, self.on_right = softmin.room(self.clouds, B), softmin.room(self.clouds.T, B)
+
+    def potentials(self) -> Potentials:
+        """Copies of the potentials as they are."""
+        f, g = self.f.clone(), (self.f if self.symmetric else self.g).clone()
+        return Potentials(f, g, self.steps.clone(), self.moved.clone(), self.moved <= self.goal)
+
+    def resume(self, which: Tensor, settle: Tensor | float, max_steps: int) -> None:
+        """Let the problems ``which`` (B,) go on until they move by less than ``settle``; the others stay as they are.
+
+        Below the noise of rounding nothing is gained: a problem that is there stops after one more sweep.
+        """
+        goal = torch.maximum(self.noise, torch.as_tensor(settle, dtype=torch.float64, device=self.noise.device))
+        self.goal.copy_(torch.where(which, goal.to(self.goal.dtype), self.goal))
+        self.limit.fill_(max_steps)
+        self.active.copy_((which & (self.steps < self.limit)).to(torch.int32))
+
+    def drive(self) -> None:
+        """Sweep until every problem has stopped."""
+        if not self.active.numel():
+            return
+        with guard(self.f):
+            if not self.f.is_cuda:
+                while bool(self.active.any()):
+                    self.advance(CHUNK)
+                return
+            self.advance(CHUNK)  # compiles what a recording must find compiled
+            graph = self._record() if self.f.numel() * self.clouds.m < SMALL else None
+            seen = [torch.ones((), dtype=torch.bool, pin_memory=True) for _ in range(2)]
+            copied = [torch.cuda.Event() for _ in range(2)]
+            turn = 0
+            while True:
+                # The flags of one chunk are read while the next one runs: the device never waits for the host. What
+                # runs in vain is one chunk of problems that have stopped.
+                seen[turn].copy_(self.active.any(), non_blocking=True)
+                copied[turn].record()
+                if graph is None:
+                    self.advance(CHUNK)
+                else:
+                    graph.replay()
+                copied[turn].synchronize()
+                if not bool(seen[turn]):
+                    return
+                turn = 1 - turn
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph, stream, here = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            self.advance(CHUNK)
+            graph.capture_end()
+        here.wait_stream(stream)
+        return graph
+
+    def advance(self, count: int) -> None:
+        """Launch ``count`` sweeps: no allocation, no look at the device."""
+        for _ in range(count):
+            if not (self.balanced or self.symmetric):
+                sweep.constant_kernel[(len(self.target),)](
+                    self.f, self.g, self.log_a, self.log_b, self.per_rho, self.active, self.constant, self.f.shape[1],
+                    self.g.shape[1],
+                )  # fmt: skip
+            if not self.symmetric:
+                self._right()
+            self._left()
+            sweep.control_kernel[(len(self.target),)](
+                self.epsilon, self.target, self.omega, self.mark, self.level, self.age, self.steps, self.limit,
+                self.goal, self.mass, self.moves, self.moved, self.active, self.together, self.moves.shape[1],
+                SYMMETRIC=self.symmetric, num_warps=1,
+            )  # fmt: skip
+
+    def _right(self) -> None:
+        B, m = self.g.shape
+        softmin.launch(
+            self.clouds.T, self.f, self.epsilon, self.active, self.on_right, weight=self.log_r,
+            shift=(self.g, self.per_right),
+        )  # fmt: skip
+        pieces = self.on_right.shape[1]
+        sweep.right_kernel[(B * triton.cdiv(m, sweep.ATOMS.value),)](
+            self.on_right, self.g, self.next_g, self.ratios[1], self.epsilon, self.target, self.omega, self.constant,
+            self.per_rho, self.active, m, 0 if self.ratios[1].shape[0] == 1 else m, pieces, WHOLE=pieces == 1,
+        )  # fmt: skip
+
+    def _left(self) -> None:
+        (B, n), m = self.f.shape, self.g.shape[1]
+        softmin.launch(
+            self.clouds, self.f if self.symmetric else self.next_g, self.epsilon, self.active, self.on_left,
+            other=None if self.symmetric else (self.g, self.together), weight=self.log_s,
+            shift=(self.f, self.per_rho),
+        )  # fmt: skip
+        pieces, atoms = self.on_left.shape[1], sweep.ATOMS.value
+        blocks = triton.cdiv(n, atoms) + (0 if self.symmetric else triton.cdiv(m, atoms))
+        sweep.left_kernel[(B * blocks,)](
+            self.on_left, self.f, self.g, self.next_g, self.ratios[0], self.a, self.epsilon, self.target, self.omega,
+            self.constant, self.per_rho, self.active, self.moves, n, m, 0 if self.ratios[0].shape[0] == 1 else n,
+            pieces, WHOLE=pieces == 1, SYMMETRIC=self.symmetric,
+        )  # fmt: skip
+
+
+def _seen(w: Tensor, r: Tensor, points: Tensor) -> Tensor | None:
+    """Which points of a cloud have mass. A cloud that all problems share is seen whole: none depends on the others."""
+    return (w > 0) | (r > 0) if points.dim() == 3 and points.shape[0] == w.shape[0] else None
+
+
+def _log_ratio(w: Tensor, r: Tensor, tiny: float) -> Tensor:
+    """Finite for zero weights, whose potential is then merely very low."""
+    return (w.clamp_min(tiny).double().log() - r.clamp_min(tiny).double().log()).contiguous()
+
+
+def _largest(x: Tensor, y: Tensor, seen: tuple[Tensor | None, Tensor | None], p: float, norm: float) -> Tensor:
+    """The cost across the box around what is seen of both clouds (B or 1,), float64."""
+    low, high = box(x.double(), y.double(), seen)
+    largest: Tensor = torch.linalg.vector_norm((high - low).clamp_min(0), ord=norm, dim=-1).pow(p)
+    return largest.reshape(-1)
