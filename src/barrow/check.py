@@ -159,7 +159,7 @@ def number(name: str, value: object) -> float:
         real = float(value)
     except TypeError:  # an array of several
         raise ValueError(f"{name} is {value!r}, but it must be a single number") from None
-    if math.isnan(real):
+    if real != real:  # math.isnan would stop a compiler that has made the number a symbol
         raise ValueError(f"{name} is NaN, but it must be a number")
     return real
 
@@ -167,7 +167,7 @@ def number(name: str, value: object) -> float:
 def positive(name: str, value: object, *, infinite: bool = False) -> float:
     """Refuse what is not a positive number."""
     value = number(name, value)
-    if value <= 0 or (math.isinf(value) and not infinite):
+    if value <= 0 or (value == math.inf and not infinite):
         allowed = "positive" if infinite else "positive and finite"
         raise ValueError(f"{name} is {value}, but it must be {allowed}")
     return value

@@ -90,7 +90,7 @@ class Problem:
             for name, w, size in (("a", a, n), ("b", b, m))
         )
         epsilon = check.number("epsilon", epsilon)
-        if epsilon < 0 or math.isinf(epsilon):
+        if epsilon < 0 or epsilon == math.inf:
             raise ValueError(f"epsilon is {epsilon}, but it must be finite and at least 0 (0 is exact transport)")
         both = check.penalties("rho", rho)
         if reference is not None:

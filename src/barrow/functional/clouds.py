@@ -154,6 +154,6 @@ def sinkhorn_divergence(
         return value(Problem(Points(z, z, p=p, norm=norm), w, w, epsilon=epsilon, rho=rho), solver)
 
     divergence = value(cross, solver) - (self_cost(x, cross.a) + self_cost(y, cross.b)) / 2
-    if math.isinf(rho):
+    if rho == math.inf:
         return divergence
     return divergence + epsilon / 2 * (cross.a.sum(-1) - cross.b.sum(-1)).square()

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from barrow import check
 from barrow.cost import Dense
+from barrow.functional import traced
 from barrow.problem import Problem
 from barrow.screen import mass_tolerance
-from barrow.solution import BadInput, Status
+from barrow.solution import BadInput, Solution, Status
 from barrow.solve import attempt, failure, refuse_faults
 from barrow.solvers.base import Solver
 
@@ -20,13 +21,26 @@ class ConvergenceWarning(UserWarning):
     """A loss could not be certified to its tolerance; its value is still a lower bound."""
 
 
-def value(problem: Problem, solver: Solver | None = None, *, offset: float = 0.0) -> Tensor:
-    """The value of a problem less a constant; a warning, once a call site, where it is not certified to tol."""
+def value(problem: Problem, solver: Solver | None = None, *, offset: float = 0.0, reference: float = 0.0) -> Tensor:
+    """The value of a problem less a constant; a warning, once a call site, where it is not certified to tol.
+
+    ``reference`` is the one number that the problem's reference holds everywhere, where it has one.
+    """
+    if traced.following():
+        return traced.value(problem, solver, reference) - offset
+    return solved(problem, solver, stacklevel=4).value - offset
+
+
+def solved(problem: Problem, solver: Solver | None = None, stacklevel: int = 2) -> Solution:
+    """The solution; BadInput for data that make no problem, a warning where it is not certified to tol."""
     solution = attempt(problem, solver)
     refuse_faults(problem, solution)
     if not solution.converged:
-        warnings.warn(failure(solution, problem), ConvergenceWarning, stacklevel=3)
-    return solution.value - offset
+        warnings.warn(failure(solution, problem), ConvergenceWarning, stacklevel=stacklevel)
+    return solution
+
+
+traced.solve_with(solved)
 
 
 def labels(h: object, t: object, C: Tensor) -> tuple[Tensor, Tensor, Dense]:

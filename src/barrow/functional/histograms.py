@@ -177,10 +177,11 @@ def label_wasserstein(
     epsilon = check.positive("epsilon", epsilon)
     h, t, cost = labels(h, t, C)
     # KL(T | e^-1 1 x 1) = -H(T) + e^-1 K L: this reference makes the generalised KL the plain entropy.
-    r, s = (C.new_full((size,), math.exp(-0.5)) for size in cost.shape)
+    half = math.exp(-0.5)
+    r, s = (C.new_full((size,), half) for size in cost.shape)
     problem = Problem(cost, h, t, epsilon=epsilon, rho=rho, reference=(r, s))
     constant = epsilon * math.exp(-1) * cost.shape[0] * cost.shape[1]
-    return value(problem, Sinkhorn(tol, max_steps), offset=constant)
+    return value(problem, Sinkhorn(tol, max_steps), offset=constant, reference=half)
 
 
 def _histograms(h: object, t: object) -> tuple[Tensor, Tensor]:

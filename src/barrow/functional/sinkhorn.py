@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from barrow import check
 from barrow.certify import bracket
 from barrow.cost import Dense
-from barrow.functional import fixed_point
-from barrow.functional.common import ConvergenceWarning, labels, refuse_nonfinite, refuse_weights, value
+from barrow.functional import fixed_point, traced
+from barrow.functional.common import ConvergenceWarning, labels, refuse_nonfinite, refuse_weights, solved, value
 from barrow.problem import Problem
 from barrow.solve import _once as once
 from barrow.solve import attempt
@@ -69,19 +70,12 @@ def sinkhorn_transport(
     epsilon = check.positive("epsilon", epsilon)
     solver = Sinkhorn(tol, max_steps)
     h, t, cost = labels(h, t, C)
-    refuse_nonfinite(h=h, t=t, C=C)
-    refuse_weights(h, t, names=("h", "t"))
+    if traced.following():
+        return traced.matrix("sinkhorn_transport", C, h, t, [epsilon, solver.tol, solver.max_steps])
     batch, a, b, C = _flat(h, t, cost)
     with torch.no_grad():
-        found = _transport(a.detach().double(), b.detach().double(), C.detach().double(), epsilon, solver)
-    missed = found.error > solver.tol * found.value.abs()
-    missed = missed & (found.error > NOISE * C.detach().abs().amax().double() * a.detach().double().sum(-1))
-    if bool(missed.any()):
-        worst = float((found.error / found.value.abs().clamp_min(torch.finfo(torch.float64).tiny))[missed].max())
-        told = f"the cost of the entropic plan is certified to a relative error of {worst:.3g} only, of {solver.tol:g}"
-        warnings.warn(f"{told} asked for: raise epsilon, tol or max_steps", ConvergenceWarning, stacklevel=2)
-    eps = torch.full_like(found.value, epsilon)
-    return _attach(found.value, eps, found.f, found.g, found.slopes, a, b, C).reshape(batch).to(h.dtype)
+        found = _transport(a, b, C, epsilon, solver)
+    return _attach(found, a, b, C).reshape(batch).to(h.dtype)
 
 
 def sinkhorn_ball(h: Tensor, t: Tensor, C: Tensor, *, alpha: float, tol: float = 1e-3, max_steps: int = 200) -> Tensor:
@@ -125,54 +119,61 @@ def sinkhorn_ball(h: Tensor, t: Tensor, C: Tensor, *, alpha: float, tol: float =
     alpha = check.information("alpha", alpha)
     tol, max_steps = check.positive("tol", tol), check.whole("max_steps", max_steps)
     h, t, cost = labels(h, t, C)
-    refuse_nonfinite(h=h, t=t, C=C)
-    refuse_weights(h, t, names=("h", "t"))
-    batch, a, b, C = _flat(h, t, cost)
+    if not traced.following():
+        refuse_nonfinite(h=h, t=t, C=C)
+        refuse_weights(h, t, names=("h", "t"))
     dtype = check.compute_dtype(h.dtype)
-    a, b, C = a.to(dtype), b.to(dtype), C.to(dtype)
-    mass = a.sum(-1)
-    a, b = a / mass[:, None], b / b.sum(-1, keepdim=True)
+    mass = h.to(dtype).sum(-1)
+    a, b = h.to(dtype) / mass[..., None], t.to(dtype) / t.to(dtype).sum(-1, keepdim=True)
+    if traced.following():
+        found = traced.matrix("sinkhorn_ball", C.to(dtype), a, b, [alpha, tol, max_steps])
+        return (mass * found).to(h.dtype)
+    batch, a, b, C = _flat(a, b, Dense(cost.C.to(dtype)))
     with torch.no_grad():
-        idle = torch.minimum(_entropy(a), _entropy(b)) <= alpha
-        inside = ~idle & (alpha > 0)
-    parts, order = [], []
-    for k, part in ((idle.nonzero()[:, 0], "exact"), (inside.nonzero()[:, 0], "ball"), (~idle & ~inside, "product")):
-        if k.dtype == torch.bool:
-            k = k.nonzero()[:, 0]
-        if len(k):
-            own = fixed_point.pick(C, k)
-            if part == "exact":
-                parts.append(value(Problem(Dense(own), a[k], b[k])))
-            elif part == "product":
-                parts.append((a[k] * (own @ b[k][..., None])[..., 0]).sum(-1))
-            else:
-                parts.append(_balls(a[k], b[k], own, alpha, tol, max_steps))
-            order.append(k)
-    joined = torch.cat(parts) if parts else mass
-    place = torch.cat(order).argsort() if order else torch.arange(0, device=a.device)
-    return (mass * joined[place]).reshape(batch).to(h.dtype)
+        idle = _idle(a, b, alpha)
+    parts = []
+    for k in (idle.nonzero()[:, 0], (~idle).nonzero()[:, 0]):
+        own = fixed_point.pick(C, k)
+        if not len(k):
+            parts.append(a.new_empty(0))
+        elif not parts:
+            parts.append(value(Problem(Dense(own), a[k], b[k])))
+        else:
+            with torch.no_grad():
+                ball = _balls(a[k], b[k], own, alpha, tol, max_steps)
+            parts.append(_attach(ball, a[k], b[k], own).to(dtype))
+    place = torch.cat([idle.nonzero()[:, 0], (~idle).nonzero()[:, 0]]).argsort()
+    return (mass * torch.cat(parts)[place].reshape(batch)).to(h.dtype)
 
 
 # -- the cost of the entropic plan -------------------------------------------------------------------------------------
 
 
 class _Found(NamedTuple):
-    value: Tensor  # (B,)
+    """Values (B,), and what the gradient follows from: P = a b exp((f + g - C) / epsilon), and how it moves."""
+
+    value: Tensor
+    epsilon: Tensor  # (B,); inf is the product
     f: Tensor
     g: Tensor
-    slopes: fixed_point.Moved | None
-    error: Tensor  # (B,) certified
+    slopes: fixed_point.Moved | None  # none where the envelope theorem holds: then they are f and g
 
 
 def _transport(a: Tensor, b: Tensor, C: Tensor, epsilon: float, solver: Sinkhorn) -> _Found:
-    """<P, C> and all that its gradient needs, for a flattened float64 batch."""
+    """<P, C> for a flattened batch; warns where it is not certified."""
+    refuse_nonfinite(h=a, t=b, C=C)
+    refuse_weights(a, b, names=("h", "t"))
+    a, b, C = (w.detach().double() for w in (a, b, C))
     b = b * (a.sum(-1) / b.sum(-1))[:, None]
-    problem = Problem(Dense(C), a, b, epsilon=epsilon)
-    near = attempt(problem, Sinkhorn(min(max(solver.tol, 1e-4), 1e-2), solver.max_steps))
+    near = attempt(
+        Problem(Dense(C), a, b, epsilon=epsilon), Sinkhorn(min(max(solver.tol, 1e-4), 1e-2), solver.max_steps)
+    )
     low, high = Dense(C).limits()
     spread, eps = (high - low).expand(len(a)), torch.full_like(a[:, 0], epsilon)
-    out: list[tuple[Tensor, ...]] = []
+    out: list[tuple[Tensor, ...]] = [(a[:0, 0], a[:0], b[:0], a[:0], b[:0], a[:0, 0])]
     for k in fixed_point.groups(len(a), C.shape[-2] * C.shape[-1]):
+        if not len(k):
+            continue
         C_, a_, b_, eps_ = fixed_point.pick(C, k), a[k], b[k], eps[k]
         # The gap that Pinsker's inequality below asks for, as a share of mass that is moved at the spread of C.
         wide = spread[k].clamp_min(torch.finfo(a.dtype).tiny)
@@ -183,36 +184,48 @@ def _transport(a: Tensor, b: Tensor, C: Tensor, epsilon: float, solver: Sinkhorn
         cost = (now.R * C_ * a_[..., None]).sum((-2, -1))
         # To first order the columns' error moves the value by beta.
         cost = cost + (moved.beta * (b_ - now.q)).sum(-1)
-        one = Problem(Dense(C_), a_, b_, epsilon=epsilon)
-        proof = bracket(one, None, now.f, g)
+        proof = bracket(Problem(Dense(C_), a_, b_, epsilon=epsilon), None, now.f, g)
         # F(P) - F(P*) = epsilon KL(P | P*), and Pinsker's inequality. No gap below rounding can be asked for.
         gap = (proof.upper - proof.lower - 2 * proof.slack - 2 * NOISE * proof.scale).clamp_min(0)
         error = spread[k] / 2 * (2 * gap * a_.sum(-1) / epsilon).sqrt()
         out.append((cost, now.f, g, *moved, error))
-    if not out:
-        return _Found(a.sum(-1), a, b, fixed_point.Moved(a, b), a.sum(-1))
     cost, f, g, alpha, beta, error = (torch.cat(parts) for parts in zip(*out, strict=True))
-    return _Found(cost, f, g, fixed_point.Moved(alpha, beta), error)
+    missed = (error > solver.tol * cost.abs()) & (error > NOISE * C.abs().amax() * a.sum(-1))
+    if bool(missed.any()):
+        worst = float((error / cost.abs().clamp_min(torch.finfo(cost.dtype).tiny))[missed].max())
+        told = f"the cost of the entropic plan is certified to a relative error of {worst:.3g} only, of {solver.tol:g}"
+        warnings.warn(f"{told} asked for: raise epsilon, tol or max_steps", ConvergenceWarning, stacklevel=3)
+    return _Found(cost, eps, f, g, fixed_point.Moved(alpha, beta))
 
 
 # -- the ball ----------------------------------------------------------------------------------------------------------
 
 
-def _balls(a: Tensor, b: Tensor, C: Tensor, alpha: float, tol: float, max_steps: int) -> Tensor:
-    """The lower bounds (B,) with their gradients, for histograms of mass 1 whose bound is neither idle nor 0."""
-    with torch.no_grad():
-        exact = tuple(w.detach().double() for w in (a, b, C))
-        found = [
-            _ball(exact[0][k], exact[1][k], fixed_point.pick(exact[2], k), alpha, tol, max_steps)
-            for k in fixed_point.groups(len(a), C.shape[-2] * C.shape[-1])
-        ]
+def _idle(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """Where every coupling is in the ball: its information is at most the smaller entropy."""
+    return torch.minimum(_entropy(a), _entropy(b)) <= alpha
+
+
+def _balls(a: Tensor, b: Tensor, C: Tensor, alpha: float, tol: float, max_steps: int) -> _Found:
+    """The lower bounds for a flattened batch of histograms of mass 1 whose bound is not idle; warns."""
+    a, b, C = (w.detach().double() for w in (a, b, C))
+    a, b = (w / w.sum(-1, keepdim=True) for w in (a, b))  # of mass 1 in single precision only, so far
+    if alpha == 0:
+        row, col = (C @ b[..., None])[..., 0], (a[:, None, :] @ C)[:, 0]
+        cost = (a * row).sum(-1)
+        half = cost[:, None] / 2
+        return _Found(cost, torch.full_like(cost, torch.inf), row - half, col - half, None)
+    found = [
+        _ball(a[k], b[k], fixed_point.pick(C, k), alpha, tol, max_steps)
+        for k in fixed_point.groups(len(a), C.shape[-2] * C.shape[-1])
+    ]
     lower, upper, eps, f, g = (torch.cat(parts) for parts in zip(*found, strict=True))
     gap = (upper - lower) / upper.abs().clamp_min(torch.finfo(torch.float64).tiny)
-    missed = ~(gap <= tol) & (upper - lower > NOISE * exact[2].abs().amax())
+    missed = ~(gap <= tol) & (upper - lower > NOISE * C.abs().amax())
     if bool(missed.any()):
         told = f"the distance is certified to a relative gap of {float(gap[missed].max()):.3g} only, of {tol:g} asked"
         warnings.warn(f"{told} for: raise tol or max_steps", ConvergenceWarning, stacklevel=3)
-    return _attach(lower, eps, f, g, None, a, b, C).to(a.dtype)
+    return _Found(lower, eps, f, g, None)
 
 
 def _ball(a: Tensor, b: Tensor, C: Tensor, alpha: float, tol: float, max_steps: int) -> tuple[Tensor, ...]:
@@ -220,7 +233,6 @@ def _ball(a: Tensor, b: Tensor, C: Tensor, alpha: float, tol: float, max_steps: 
 
     The information falls with epsilon: a bracket (below, above) of the right epsilon only shrinks.
     """
-    b = b / b.sum(-1, keepdim=True)
     low, high = Dense(C).limits()
     spread = (high - low).expand(len(a)).clamp_min(torch.finfo(a.dtype).tiny)
     eps, g = spread.clone(), torch.zeros_like(b)
@@ -284,68 +296,91 @@ def _flat(h: Tensor, t: Tensor, cost: Dense) -> tuple[torch.Size, Tensor, Tensor
     return batch, a, b, C
 
 
-def _attach(
-    value: Tensor,
-    epsilon: Tensor,
-    f: Tensor,
-    g: Tensor,
-    slopes: fixed_point.Moved | None,
-    a: Tensor,
-    b: Tensor,
-    C: Tensor,
-) -> Tensor:
+def _attach(found: _Found, a: Tensor, b: Tensor, C: Tensor) -> Tensor:
     """The value (B,), differentiable once in a, b and C."""
     if torch.is_grad_enabled() and any(w.requires_grad for w in (a, b, C)):
-        attached: Tensor = _Slopes.apply(value, epsilon, f, g, slopes, a, b, C)
+        attached: Tensor = _Slopes.apply(found.value, found, a, b, C)
         return attached
-    return value
+    return found.value
 
 
 class _Slopes(torch.autograd.Function):
     """d/dC = P (1 - rest / epsilon), d/da = alpha, d/db = beta; without slopes P, f and g: the envelope theorem."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        value: Tensor,
-        epsilon: Tensor,
-        f: Tensor,
-        g: Tensor,
-        slopes: fixed_point.Moved | None,
-        *sources: Tensor,
-    ) -> Tensor:
-        ctx.epsilon, ctx.f, ctx.g, ctx.slopes = epsilon, f, g, slopes
+    def forward(ctx: Any, value: Tensor, found: _Found, *sources: Tensor) -> Tensor:
+        ctx.found = found
         # Saved so that torch sees when one is changed in place, and a second derivative finds its way to the refusal.
         ctx.save_for_backward(*sources)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, C = ctx.saved_tensors
+        found, (a, b, C) = ctx.found, ctx.saved_tensors
         with torch.no_grad():
-            row, col = (ctx.f, ctx.g) if ctx.slopes is None else ctx.slopes
             weight = grad.double()[:, None]
-            grads = [weight * row, weight * col, _to_matrix(ctx, weight, a, b, C) if C.requires_grad else None]
+            row, col = found.slopes or (found.f, found.g)
+            grads = [weight * row, weight * col, _to_matrix(found, weight, a, b, C) if C.requires_grad else None]
             grads = [None if s is None else s.to(w.dtype) for s, w in zip(grads, (a, b, C), strict=True)]
         if torch.is_grad_enabled():
             grads = once([grad, a, b, C], grads)
-        return (None, None, None, None, None, *grads)
+        return (None, None, *grads)
 
 
-def _to_matrix(ctx: Any, weight: Tensor, a: Tensor, b: Tensor, C: Tensor) -> Tensor:
-    """The gradient to C, a group of problems at a time."""
+def _to_matrix(found: _Found, weight: Tensor, a: Tensor, b: Tensor, C: Tensor) -> Tensor:
+    """The gradient to C of the values times ``weight`` (B, 1), a group of problems at a time."""
     a, b, C = (w.detach().double() for w in (a, b, C))
     total = torch.zeros_like(C)
     for k in fixed_point.groups(len(a), C.shape[-2] * C.shape[-1]):
-        own, eps = fixed_point.pick(C, k), ctx.epsilon[k][:, None, None]
+        own, eps = fixed_point.pick(C, k), found.epsilon[k][:, None, None]
         joint = a[k][..., None] * b[k][:, None, :]
-        P = ((ctx.f[k][..., None] + ctx.g[k][:, None, :] - own) / eps).exp()
+        P = ((found.f[k][..., None] + found.g[k][:, None, :] - own) / eps).exp()
         P = torch.where(joint > 0, joint * P, 0)  # between two atoms without mass the exponential may be inf
-        if ctx.slopes is not None:
-            P = P * (1 - (own - ctx.slopes.alpha[k][..., None] - ctx.slopes.beta[k][:, None, :]) / eps)
+        if found.slopes is not None:
+            P = P * (1 - (own - found.slopes.alpha[k][..., None] - found.slopes.beta[k][:, None, :]) / eps)
         P = P * weight[k][..., None]
         if C.dim() == 3:
             total[k] = P
         else:
             total += P.sum(0)
     return total
+
+
+# -- under torch.compile and torch.func --------------------------------------------------------------------------------
+
+
+def _spread_out(found: _Found, a: Tensor, b: Tensor, C: Tensor, wants: Sequence[bool]) -> list[Tensor]:
+    """The values with their slopes to C, a and b, problem by problem."""
+    row, col = found.slopes or (found.f, found.g)
+    each = C.expand(len(a), *C.shape[-2:])
+    matrix = _to_matrix(found, torch.ones_like(found.value)[:, None], a, b, each) if wants[0] else each
+    return [found.value, matrix, row, col]
+
+
+@traced.matrix_quantity("sinkhorn_transport")
+def _(C: Tensor, h: Tensor, t: Tensor, numbers: list[float], wants: list[bool]) -> list[Tensor]:
+    epsilon, tol, max_steps = numbers
+    _, a, b, C = _flat(h, t, Dense(C))
+    return _spread_out(_transport(a, b, C, epsilon, Sinkhorn(tol, int(max_steps))), a, b, C, wants)
+
+
+@traced.matrix_quantity("sinkhorn_ball")
+def _(C: Tensor, h: Tensor, t: Tensor, numbers: list[float], wants: list[bool]) -> list[Tensor]:
+    alpha, tol, max_steps = numbers
+    _, a, b, C = _flat(h, t, Dense(C))
+    refuse_nonfinite(h=a, t=b, C=C)
+    refuse_weights(a, b, names=("h", "t"))
+    idle = _idle(a, b, alpha)
+    out = [C.new_empty(len(a), *tail, dtype=torch.float64) for tail in ((), C.shape[-2:], a.shape[1:], b.shape[1:])]
+    for k in (idle.nonzero()[:, 0], (~idle).nonzero()[:, 0]):
+        own = fixed_point.pick(C, k)
+        if not len(k):
+            continue
+        if bool(idle[k[0]]):
+            s = solved(Problem(Dense(own), a[k], b[k]))
+            parts = [s.value, s.plan.dense(), s.f, s.g]
+        else:
+            parts = _spread_out(_balls(a[k], b[k], own, alpha, tol, int(max_steps)), a[k], b[k], own, wants)
+        for whole, part in zip(out, parts, strict=True):
+            whole[k] = part.double()
+    return out
