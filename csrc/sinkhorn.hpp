@@ -24,7 +24,9 @@ enum SinkhornCode : std::int64_t { settled = 0, sinkhorn_step_limit = 1, sinkhor
 struct SinkhornOptions {
     double epsilon;            // the target
     double start_epsilon;      // where the annealing begins
-    double error;              // the share of the mass that the columns may have wrong in the end
+    double error;              // the share of the mass that the columns may have wrong in the end, at most,
+    double tol;                // and so much that the relative gap between the bounds is likely below this
+    double mean_cost;          // of the independent coupling: what a unit of misplaced mass may cost
     std::int64_t max_steps;    // passes
     int threads = 1;
     double list_share = 0.05;  // of all pairs, at most, that a list may hold
@@ -69,7 +71,7 @@ public:
                 return;
             }
             monitor.tell("passes", out.steps);
-            if (last && error_ <= options_.error) {
+            if (last && good()) {
                 out.code = settled;
                 break;
             }
@@ -78,6 +80,11 @@ public:
                 break;
             }
             if (out.steps == options_.max_steps) break;
+            if (last && out.steps == 1 && error_ > CLOSE) {  // too far for the target: a few levels down to it are shorter
+                g_ = stepped_;
+                epsilon = target * LEVELS;
+                continue;
+            }
             if (listing_.full || listing_.entries.col.empty()) {  // too many entries matter: passes themselves are the steps
                 if (!last) {
                     g_ = stepped_;
@@ -136,9 +143,18 @@ private:
     static constexpr double RATIO = 0.25;   // from one epsilon to the next
     static constexpr double HOLD = 0.25;    // a level is left when no more of the mass is wrong
     static constexpr double ENTER = 0.3;    // the same, seen before the list was settled
+    static constexpr double CLOSE = 0.05;   // a start is at once of use at the target
+    static constexpr double LEVELS = 16;    // and otherwise from so many times the target on
     static constexpr double LEVEL = 0.01;   // a list is settled, on the way
     static constexpr double INNER = 0.05;   // and at the target, relative to the pass before
+    static constexpr double SAFE = 2;       // how much more than it looks a gap may be
     static constexpr int MEMORY = 8, STAYS = 6;
+
+    // Mass that is misplaced costs no more than by the independent coupling, on average.
+    bool good() const {
+        const double dearer = std::max(options_.mean_cost - dual_ / std::max(mass_, 1e-300), 0.0);
+        return error_ <= options_.error && SAFE * error_ * dearer * mass_ <= options_.tol * std::fabs(dual_);
+    }
 
     // Row potentials from g_, the masses w_ and q_ of rows and columns, the plain step of the columns, the dual, the error.
     void pass(double epsilon, Monitor& monitor) {
@@ -247,5 +263,57 @@ private:
     double bar_ = 1e-4, dual_ = 0, error_ = 1;
     bool first_ = true;
 };
+
+// A measure against itself: both potentials are one, and averaging turns the oscillation of plain steps into fast decay, so
+// that no annealing is needed. `out.g` is where the search starts; both potentials are returned.
+inline void sinkhorn_symmetric(Gibbs& gibbs, const Marginal& a, const SinkhornOptions& options, Monitor& monitor,
+                               SinkhornOutput& out) {
+    constexpr double LN2 = 0.693147180559945309417, infinity = std::numeric_limits<double>::infinity();
+    const std::int32_t n = a.count;
+    const double epsilon = options.epsilon, sharp = 1 / (epsilon * LN2), full = a.share(epsilon);
+    std::vector<double> f(out.g, out.g + n), H(n), L(n), guess(n, 0.0), move(n);
+    Anderson anderson(std::vector<double>(a.weight, a.weight + n), 5);
+    double mass = 0, best = infinity;
+    for (std::int32_t i = 0; i < n; ++i) mass += a.present(i) ? a.weight[i] : 0;
+    out.code = sinkhorn_step_limit;
+    for (out.steps = 0; out.steps < options.max_steps;) {
+        for (std::int32_t i = 0; i < n; ++i) H[i] = a.present(i) ? f[i] * sharp + std::log2(a.reference[i]) : -infinity;
+        gibbs.pass(H.data(), sharp, out.steps > 0 ? guess.data() : nullptr, [&](std::int32_t, double) { return 0.0; }, L.data(),
+                   nullptr, nullptr, monitor);
+        ++out.steps;
+        if (monitor.stop()) {
+            out.code = sinkhorn_interrupted;
+            return;
+        }
+        monitor.tell("passes", out.steps);
+        double wrong = 0, dual = 0;
+        for (std::int32_t i = 0; i < n; ++i) {
+            guess[i] = std::isfinite(L[i]) ? -L[i] : 0;
+            move[i] = 0;
+            if (!a.present(i)) continue;
+            const double stepped = full * epsilon * (std::log(a.weight[i] / a.reference[i]) - LN2 * L[i]);
+            wrong += std::fabs(a.reference[i] * std::exp(std::min(f[i] / epsilon + LN2 * L[i], 300.0)) - a.target(i, f[i]));
+            dual += a.weight[i] * (f[i] + stepped);
+            move[i] = (stepped - f[i]) / 2;
+        }
+        out.error = wrong / (2 * mass);
+        const double dearer = std::max(options.mean_cost - dual / mass, 0.0);
+        const bool good = out.error <= options.error && 2 * out.error * dearer * mass <= options.tol * std::fabs(dual);
+        const bool late = monitor.late();
+        if (good || late || out.steps == options.max_steps) {
+            for (std::int32_t i = 0; i < n; ++i) out.f[i] = out.g[i] = f[i] + move[i];
+            out.code = good ? settled : late ? sinkhorn_time_limit : sinkhorn_step_limit;
+            return;
+        }
+        if (out.error > 4 * best && !anderson.empty()) {  // acceleration went astray
+            f = anderson.plain();
+            anderson.clear();
+            best = infinity;
+            continue;
+        }
+        best = std::min(best, out.error);
+        f = anderson.next(f, move);
+    }
+}
 
 }  // namespace barrow

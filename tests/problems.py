@@ -91,7 +91,7 @@ def small_chunks(monkeypatch: Any, size: int) -> None:
     assert found, "nothing reads these limits any more"
     for module, name in found:
         monkeypatch.setattr(module, name, size)
-    monkeypatch.setattr(barrow.solvers.sinkhorn, "CACHED", 0)
+    monkeypatch.setattr(barrow.solvers.ascent, "CACHED", 0)
 
 
 # -- truths from elsewhere ---------------------------------------------------------------------------------------------

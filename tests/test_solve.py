@@ -225,7 +225,7 @@ def test_a_failure_in_a_batch_names_the_problem():
     x = cloud(3, 30, 2)
     x[1] = 0
     with pytest.raises(SolveError, match=r"^problem 0 of 3: Sinkhorn certified .* \(2 problems in all\)$") as caught:
-        solve(Problem(Points(x, torch.zeros(30, 2, dtype=F64) + x[0]), epsilon=1e-3), Sinkhorn(max_steps=1))
+        solve(Problem(Points(x, cloud(3, 30, 2).flip(1) * (x != 0)), epsilon=1e-3), Sinkhorn(max_steps=1))
     assert caught.value.solution.status[1] is Status.converged
 
 

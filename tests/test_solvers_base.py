@@ -141,7 +141,7 @@ def heard(problem, solver=None):
 def test_sinkhorn_tells_its_gap():
     s, words, where = heard(entropic(epsilon=0.05), Sinkhorn(tol=1e-5))
     assert all(isinstance(word, Progress) for word in words)
-    sweeps = [word for word in words if word.stage == "sweeps"]
+    sweeps = [word for word in words if word.stage == "passes"]
     assert words[-1].stage == "proof"
     assert len(sweeps) == len(words) - 1
     assert sweeps[0].done == 1
@@ -202,7 +202,7 @@ class EnoughError(Exception):
 RAISING = {
     "one": (lambda: Problem(Dense(uniform(200, 200, seed=0))), Simplex(), "pivots"),
     "batch": (lambda: Problem(Dense(uniform(9, 40, 40, seed=0))), Simplex(), "problems"),
-    "sinkhorn": (entropic, Sinkhorn(), "sweeps"),
+    "sinkhorn": (entropic, Sinkhorn(), "passes"),
     "proof": (lambda: Problem(Points(cloud(5, 1, seed=0), cloud(5, 1, seed=1))), Sort(), "proof"),
 }
 

@@ -40,7 +40,7 @@ def test_bad_limits(value):
         Sinkhorn(max_steps=value)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 6])
+@pytest.mark.parametrize("limit", [1, 2])
 @pytest.mark.parametrize("kind", ["entropic", "unbalanced", "semi_relaxed_right", "entropic_batch"])
 def test_a_step_limit_is_told_with_an_honest_bracket(kind, limit):
     known = KINDS[kind](0)
@@ -187,7 +187,7 @@ def test_a_small_cost_is_stored_and_a_large_one_is_not(monkeypatch):
     x, y = clouds()
     problem = Problem(Points(x, y), epsilon=0.2)
     stored = barrow.solve(problem, Sinkhorn(tol=1e-6))
-    monkeypatch.setattr(barrow.solvers.sinkhorn, "CACHED", 0)
+    monkeypatch.setattr(barrow.solvers.ascent, "CACHED", 0)
     recomputed = barrow.solve(problem, Sinkhorn(tol=1e-6))
     assert torch.allclose(stored.value, recomputed.value, rtol=1e-12)
 

@@ -172,12 +172,10 @@ def test_extended_potentials_are_the_old_ones_at_the_old_points(monkeypatch, opt
 
 def test_sinkhorn_starts_from_other_clouds():
     big = planar(80, 70, epsilon=0.1)
-    half = Problem(Points(big.cost.x[::2], big.cost.y[::2]), epsilon=0.1)
-    cold, warm = (
-        barrow.solve(big, Sinkhorn(tol=1e-6), start=s) for s in (None, barrow.solve(half, Sinkhorn(tol=1e-6)))
-    )
+    near = Problem(Points(big.cost.x[:75] * 1.01, big.cost.y[:66] + 0.01), epsilon=0.1)
+    cold, warm = (barrow.solve(big, start=s) for s in (None, barrow.solve(near)))
     assert warm.steps < cold.steps
-    assert warm.value == pytest.approx(float(cold.value), rel=2e-6)
+    assert warm.value == pytest.approx(float(cold.value), rel=2e-3)
 
 
 def test_one_solution_starts_a_batch():

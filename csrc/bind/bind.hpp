@@ -59,6 +59,7 @@ void grid(nb::module_& m);
 void line(nb::module_& m);
 void network_simplex(nb::module_& m);
 void pairs(nb::module_& m);
+void sinkhorn(nb::module_& m);
 void tree_matching(nb::module_& m);
 
 }  // namespace barrow::bind

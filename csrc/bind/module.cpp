@@ -11,5 +11,6 @@ NB_MODULE(_core, m) {
     barrow::bind::line(m);
     barrow::bind::network_simplex(m);
     barrow::bind::pairs(m);
+    barrow::bind::sinkhorn(m);
     barrow::bind::tree_matching(m);
 }

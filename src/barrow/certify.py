@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,22 +25,10 @@ from barrow.primal import Rounded, detour, forbids, primal_objective, round_to_m
 from barrow.problem import Problem, marginal_dual, marginal_mass
 from barrow.repair import UNIT, repair
 from barrow.screen import complaint, screen
-from barrow.solution import BadInput, Bounds
+from barrow.solution import BadInput, Bounds, Bracket
 
 ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]  # whatever torch.as_tensor reads
 GRAIN = 2.0**-50  # a share of the mass: no atom is known better
-
-
-class Bracket(NamedTuple):
-    """A certificate with what it was made of, for a flattened float64 problem."""
-
-    value: Tensor  # (B,) the dual objective at the repaired potentials
-    f: Tensor
-    g: Tensor
-    lower: Tensor
-    upper: Tensor
-    slack: Tensor  # what rounding, of the arithmetic and of the masses, may have added to the gap
-    scale: Tensor  # the dearest arc for all the mass
 
 
 def certify(
@@ -117,15 +105,21 @@ def bracket(
     slack, slack_above = rounding_error(problem, f, g, upper, rounded, low, largest)
     lower = (value - slack).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     upper = (upper + slack_above).nan_to_num(nan=torch.inf, posinf=torch.inf)
-    mended = defect * upper.abs().nan_to_num(posinf=0.0)
-    # Every term of the equation is nonnegative where no cost is negative.
-    lower = torch.where(low >= 0, (lower - mended).clamp_min(0), lower - mended)
-    scale = largest * problem.a.sum(-1)
-    slack = slack + slack_above + 2 * mended
     if forbids(problem.cost):
         upper = torch.where(rounded.lost > grain, torch.inf, upper)  # wherever it is stranded too
         lower = torch.where(rounded.stranded, torch.inf, lower)
-    return Bracket(value, f, g, lower, upper + mended, slack, scale.expand_as(value))
+    scale = largest * problem.a.sum(-1)
+    # Every term of the equation is nonnegative where no cost is negative.
+    lower = torch.where(low >= 0, lower.clamp_min(0), lower)
+    return mended(Bracket(value, f, g, lower, upper, slack + slack_above, scale.expand_as(value)), low, defect)
+
+
+def mended(proof: Bracket, low: Tensor, defect: Tensor | float) -> Bracket:
+    """The bracket of a problem whose masses differed by a relative ``defect``, with no cost below ``low``."""
+    mended = defect * proof.upper.abs().nan_to_num(posinf=0.0)
+    lower = proof.lower - mended
+    lower = torch.where(low >= 0, lower.clamp_min(0), lower)
+    return proof._replace(lower=lower, upper=proof.upper + mended, slack=proof.slack + 2 * mended)
 
 
 def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
@@ -194,7 +188,7 @@ def rounding_error(
         # An exponent is off by its own rounding, and the masses of rows and columns with it: nothing is known of them
         # where that is much.
         share = 2 * UNIT * (problem.cost.roundings + depth) * size / epsilon
-        blur = torch.where(share < 0.1, 2 * share, torch.inf) * mass * size
+        blur = torch.where(share < 0.1, 2 * share, torch.inf) * (a.sum(-1) + b.sum(-1)) * size
         return lower, lower + blur + 2 * UNIT * (entry * upper.abs() + detours * terms * largest * mass)
     # A share of 2 terms u of either marginal may have to be moved anew, in proportion to the weights. Costs of both
     # signs cancel in the two sums, their roundings do not.

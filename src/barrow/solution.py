@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -75,13 +75,26 @@ class Bounds:
         return iter((self.lower, self.upper))
 
 
+class Bracket(NamedTuple):
+    """A certificate with what it was made of, for a flattened float64 problem."""
+
+    value: Tensor  # (B,) the dual objective at the repaired potentials
+    f: Tensor
+    g: Tensor
+    lower: Tensor
+    upper: Tensor
+    slack: Tensor  # what rounding, of the arithmetic and of the masses, may have added to the gap
+    scale: Tensor  # the dearest arc for all the mass
+
+
 @final
 @dataclasses.dataclass(frozen=True, eq=False)
 class Witness:
     """What an algorithm hands back, for a flattened batch of B problems.
 
     plan is an upper bound (after rounding), f (B, n) and g (B, m) are a lower bound (after repair), ``codes`` (B,) are
-    the codes of :class:`Status`, ``steps`` (B,) counts what the solver repeats.
+    the codes of :class:`Status`, ``steps`` (B,) counts what the solver repeats. ``proof`` is what
+    :func:`certify.bracket` said of these very potentials, where a solver has asked it already.
     """
 
     plan: Plan
@@ -89,6 +102,7 @@ class Witness:
     g: Tensor
     codes: Tensor
     steps: Tensor
+    proof: Bracket | None = None
 
 
 @final

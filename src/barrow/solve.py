@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.certify import Bracket, bracket, gibbs, within
+from barrow.certify import bracket, gibbs, mended, within
 from barrow.ops.hall import stranded
 from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
 from barrow.primal import forbids
 from barrow.problem import Problem, marginal_slope
 from barrow.screen import complaint, faults, screen
-from barrow.solution import BadInput, Bounds, Solution, SolveError, Status
+from barrow.solution import BadInput, Bounds, Bracket, Solution, SolveError, Status
 from barrow.solvers.auto import Auto
 from barrow.solvers.base import Progress, Solver, Watch
 from barrow.warm import begin
@@ -99,7 +99,10 @@ def attempt(
         watch.tell("proof", 0)
         # A Gibbs plan is that of the potentials, which say all about it.
         shown = None if isinstance(witness.plan, GibbsPlan) else witness.plan
-        proof = bracket(flat, shown, witness.f, witness.g, defect, problem.dtype)
+        if witness.proof is None:
+            proof = bracket(flat, shown, witness.f, witness.g, defect, problem.dtype)
+        else:
+            proof = mended(witness.proof, flat.cost.limits()[0], defect)
         hopeless = proof.lower == torch.inf
         # The status follows from the certificate alone; the algorithm's own word only names the cause of a failure.
         cause = torch.where(witness.codes == 0, Status.gap.code, witness.codes)

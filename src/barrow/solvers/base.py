@@ -41,8 +41,8 @@ class Progress:
     """How far a solve is.
 
     Attributes:
-        stage: what is counted: "pivots" (Simplex), "sweeps" (Sinkhorn), "problems" (of a batch), "proof" (the
-            certificate, at the end); other solvers have other stages.
+        stage: what is counted: "pivots" (Simplex), "passes" (over all pairs, Sinkhorn), "problems" (of a batch),
+            "proof" (the certificate, at the end); other solvers have other stages.
         done: how many of them are done.
         total: how many there will be, where that is known.
         gap: the relative gap that is certified so far, the largest of a batch, where a solver proves as it goes.

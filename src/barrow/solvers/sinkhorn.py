@@ -11,19 +11,18 @@ from torch import Tensor
 
 from barrow import check
 from barrow.certify import bracket, gibbs, within
-from barrow.cost import Cost, Dense, Grid
-from barrow.ops.chunks import ENTRIES
-from barrow.problem import Problem, log_ratio, step
-from barrow.repair import served
-from barrow.solution import Status, Witness
+from barrow.cost import Dense, Points
+from barrow.ops import pairs
+from barrow.ops.sinkhorn import Aim, Sides, sinkhorn
+from barrow.problem import Problem
+from barrow.solution import Bracket, Status, Witness
+from barrow.solvers.ascent import ascend
 from barrow.solvers.base import Solver, Start, Watch, seconds
+from barrow.solvers.opening import opening, target_error
 
-HOLD = 0.05  # epsilon: a level of the annealing is settled when potentials move less than this share of it in a sweep
-LONGEST = 40  # sweeps at most on a level
-LAST = 16  # times the final epsilon: levels below are passed quickly
-SETTLED = 4  # sweeps at the final epsilon before the first proof is sought
-PERIOD = 8  # sweeps between two judgements of the over-relaxation
-CACHED = 8 * ENTRIES  # entries of a cost matrix that are kept rather than computed again in every sweep
+ROUNDS = 8  # searches with ever smaller errors, until the proof says that it is enough
+FINE = 3e-5  # tol: below, passes are made in double precision
+NOISE = 1e-6  # errors that single precision may make up
 
 
 @final
@@ -66,169 +65,102 @@ class Sinkhorn(Solver):
         return None
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
-        state = _State.begin(problem, start)
-        B = problem.a.shape[0]
-        f, g = state.f.clone(), state.g.clone()
-        codes = torch.full((B,), Status.step_limit.code, device=f.device)
-        steps = torch.zeros_like(codes)
-        active = torch.arange(B, device=f.device)
-        sought = torch.zeros(B, device=f.device)  # the sweep at which a proof was last sought
-        factor = torch.full((B,), torch.inf, dtype=f.dtype, device=f.device)  # gap per movement, as last seen
-        gaps = torch.full_like(factor, torch.inf)  # as last proved
-        worst, late = None, False
-        for count in range(1, self.max_steps + 1):
+        data = _swept(problem)
+        if data is None:
+            return ascend(problem, start, watch, self.tol, self.max_steps, self.time_limit)
+        return self._search(problem, data, start, watch)
+
+    def _search(self, problem: Problem, data: _Data, start: Start | None, watch: Watch) -> Witness:
+        """Searches of the core, each judged by the certificate, until it is content with all problems."""
+        B, (r, s), symmetric = len(problem.a), problem.measures, problem.symmetric
+        first = opening(problem)
+        g, begin = first.g, first.epsilon
+        if start is not None or symmetric:
+            g, begin = (start.g if start is not None else torch.zeros_like(problem.b)), torch.zeros_like(first.epsilon)
+        error, tol = (torch.full_like(first.epsilon, t) for t in (target_error(self.tol), self.tol))
+        f, steps = torch.zeros_like(problem.a), torch.zeros(B, dtype=torch.long)
+        codes, proof = torch.full((B,), Status.step_limit.code), None
+        fine = tol < FINE
+        data, unit = _in_range(data, problem)
+        active = torch.arange(B)
+        for _ in range(ROUNDS):
+            left = self.max_steps - int(steps[active].max()) if len(active) else 0
+            if left <= 0:
+                break
+            for double in (False, True):
+                chosen = active[fine[active] == double]
+                if not len(chosen):
+                    continue
+                found = sinkhorn(
+                    _select(data, chosen, B),
+                    Sides(problem.a[chosen], problem.b[chosen], r[chosen], s[chosen], _times(problem.rho, 1 / unit)),
+                    problem.epsilon / unit,
+                    g[chosen] / unit,
+                    Aim(begin[chosen] / unit, error[chosen], tol[chosen], first.mean_cost[chosen] / unit, left),
+                    symmetric=symmetric,
+                    fine=double,
+                    seconds=watch.left(self.time_limit),
+                    listener=watch.listener,
+                )
+                f, g = f.index_copy(0, chosen, found.f * unit), g.index_copy(0, chosen, found.g * unit)
+                steps = steps.index_add(0, chosen, found.steps)
+                codes[chosen] = found.code.masked_fill(found.code == 0, Status.step_limit.code)
+                error[chosen] = torch.minimum(error[chosen], found.error)
+            part = bracket(problem if len(active) == B else problem.select(active), None, f[active], g[active])
+            pieces = part if proof is None else (t.index_copy(0, active, u) for t, u in zip(proof, part, strict=True))
+            proof = Bracket(*pieces)
+            done = within(part, self.tol, torch.float64)
+            gap = (part.upper - part.lower) / part.upper.abs().clamp_min(torch.finfo(f.dtype).tiny)
+            watch.tell("passes", int(steps.max()), gap=float(gap.max()), now=True)
+            late = bool((codes[active] == Status.time_limit.code).any())
+            codes[active[done]] = 0
+            # The gap is at most proportional to the error: ask for so much less.
+            less = (0.3 * self.tol / gap).nan_to_num(nan=0.1).clamp(0.01, 0.5)
+            error[active], tol[active] = less * error[active], less * tol[active]
+            fine = fine | (error < NOISE)
+            begin = torch.zeros_like(begin)
+            active = active[~done]
             if late or not len(active):
                 break
-            change = state.sweep()
-            steps[active] = count
-            late = watch.left(self.time_limit) <= 0
-            watch.tell("sweeps", count, gap=worst)
-            # A proof costs a few sweeps, so it is sought when the last one predicts success, or at growing intervals.
-            # Each problem decides alone: its answer does not depend on the batch it is in.
-            hopeful = (change * factor <= self.tol) | (count >= 1.5 * sought)
-            due = (hopeful & (state.age >= SETTLED)) | (count == self.max_steps) | late
-            if not bool(due.any()):
-                continue
-            pick = due.nonzero()[:, 0]
-            judged = state.select(pick)
-            f[active[pick]], g[active[pick]] = judged.f, judged.g
-            proof = bracket(judged.exact, None, judged.f, judged.g)
-            done = within(proof, self.tol, torch.float64)
-            codes[active[pick[done]]] = 0
-            hopeless = proof.lower == torch.inf
-            codes[active[pick[hopeless]]] = Status.infeasible.code
-            done = done | hopeless
-            gap = (proof.upper - proof.lower) / proof.upper.abs().clamp_min(torch.finfo(f.dtype).tiny)
-            factor[pick] = gap / change[pick].clamp_min(torch.finfo(f.dtype).tiny)
-            sought[pick] = count
-            gaps[active[pick]] = torch.where(hopeless, torch.inf, gap)
-            worst = float(gaps.max())
-            watch.tell("sweeps", count, gap=worst, now=True)
-            stay = torch.ones_like(due)
-            stay[pick[done]] = False
-            left = stay.nonzero()[:, 0]
-            active, factor, sought, state = active[left], factor[left], sought[left], state.select(left)
-        if late:
-            codes[active] = Status.time_limit.code
-        return Witness(gibbs(problem, f, g), f, g, codes, steps)
+        return Witness(gibbs(problem, f, g), f, g, codes, steps, proof)
 
 
-@dataclasses.dataclass
-class _State:
-    """The iterates of the problems that still run. Mutable, unlike everything a user sees."""
+_Data = tuple[Tensor, Tensor, float, float] | Tensor
 
-    exact: Problem
-    cost: Cost  # the same cost, as a stored matrix where that is small
-    f: Tensor
-    g: Tensor
-    epsilon: Tensor  # (B,) the annealed strength of the entropy
-    level: Tensor  # (B,) sweeps at this epsilon
-    age: Tensor  # (B,) sweeps at the epsilon of the problem
-    omega: Tensor  # (B,) the over-relaxation in force
-    mark: Tensor  # (B,) how far f moved in the sweep that omega was last judged at
 
-    @staticmethod
-    def begin(problem: Problem, start: Start | None) -> _State:
-        n, m = problem.shape
-        low, high = problem.cost.limits()
-        target = torch.full_like(problem.a[:, 0], problem.epsilon)
-        epsilon = target
-        f, g = (torch.zeros_like(w) for w in (problem.a, problem.b))
-        if start is not None:
-            f, g = start.f, start.g
-        elif target.numel():
-            epsilon = torch.maximum((high - low).expand_as(target), target)
-        entries = math.prod(problem.cost.batch_shape) * n * m
-        # Axis by axis a sweep is faster than over a stored matrix, however small.
-        by_axis = isinstance(problem.cost, Grid) and problem.cost.separable
-        cost = Dense(problem.cost.dense()) if entries <= CACHED and not by_axis else problem.cost
-        zero, one = torch.zeros_like(target), torch.ones_like(target)
-        return _State(
-            problem, cost, f, g, epsilon, level=zero, age=zero, omega=one, mark=torch.full_like(one, torch.nan)
-        )
+def _swept(problem: Problem) -> _Data | None:
+    """What the core needs of a cost, where it knows it."""
+    cost = problem.cost
+    if isinstance(cost, Points) and cost.dtype == torch.float64 and pairs.swept(cost.x, cost.y) and cost.p <= 32:
+        return cost.x, cost.y, cost.p, cost.norm
+    if isinstance(cost, Dense) and cost.dtype == torch.float64 and pairs.swept(cost.C) and not cost.forbids:
+        return cost.C if cost.C.dim() == 3 else cost.C[None]
+    return None
 
-    def select(self, index: Tensor) -> _State:
-        if len(index) == len(self.epsilon):
-            return self
-        return _State(
-            self.exact.select(index),
-            self.cost.select(index),
-            self.f[index],
-            self.g[index],
-            self.epsilon[index],
-            self.level[index],
-            self.age[index],
-            self.omega[index],
-            self.mark[index],
-        )
 
-    def sweep(self) -> Tensor:
-        """One block ascent on each side; returns (B,) how far the left potential moved, in units of epsilon."""
-        problem, epsilon = self.exact, self.epsilon
-        (rho_a, rho_b), (r, s) = problem.rho, problem.measures
-        eps = epsilon[:, None]
-        before = self.f
-        if problem.symmetric:
-            # One potential for both sides; averaging turns the oscillation of the plain iteration into fast decay.
-            soft = self.cost.softmin(self.f + eps * r.log(), epsilon, -1)
-            self.f = self.g = (self.f + served(step(rho_a, eps, soft, 0.0), rho_a)) / 2
-        else:
-            shift = self._translation()[:, None]
-            f, g = self.f + shift, self.g - shift
-            # On the last levels both sides step at once, half way: what is nearly symmetric stays so. Plain sweeps lift
-            # f and lower g atom by atom there, and at the final epsilon nothing decays as slowly as that.
-            together = ((epsilon > problem.epsilon) & (epsilon <= LAST * problem.epsilon))[:, None]
-            length = torch.where(together, 0.5, self.omega[:, None])
-            soft = self.cost.softmin(f + eps * r.log(), epsilon, -2)
-            self.g = g + length * (served(step(rho_b, eps, soft, log_ratio(problem.b, s)), rho_b) - g)
-            soft = self.cost.softmin(torch.where(together, g, self.g) + eps * s.log(), epsilon, -1)
-            self.f = f + length * (served(step(rho_a, eps, soft, log_ratio(problem.a, r)), rho_a) - f)
-        moved = torch.where(problem.a > 0, problem.a * (self.f - before).abs(), 0).sum(-1)
-        moved = moved / (epsilon * problem.a.sum(-1))
-        self._anneal(moved)
-        if not problem.symmetric:
-            self._relax(moved)
-        return moved
+def _select(data: _Data, index: Tensor, size: int) -> _Data:
+    """The costs of some problems of a batch."""
+    if len(index) == size:
+        return data
+    if isinstance(data, Tensor):
+        return data[index] if len(data) > 1 else data
+    x, y, p, norm = data
+    return (x[index] if x.dim() == 3 else x), (y[index] if y.dim() == 3 else y), p, norm
 
-    def _anneal(self, moved: Tensor) -> None:
-        """Halve epsilon where the level is settled, or hopeless.
 
-        Mass that must cross a gap of many epsilon is seen at large epsilon only: a level that is left too early is paid
-        for at all later ones. The last levels are passed at one sweep each.
-        """
-        target = torch.full_like(self.epsilon, self.exact.epsilon)
-        self.age = torch.where(self.epsilon > target, 0, self.age + 1)
-        self.level = self.level + 1
-        leave = (moved <= HOLD) | (self.level >= LONGEST) | (self.epsilon <= LAST * target)
-        self.epsilon = torch.where(leave, torch.maximum(self.epsilon / 2, target), self.epsilon)
-        self.level = torch.where(leave, 0, self.level)
+def _in_range(data: _Data, problem: Problem) -> tuple[_Data, float]:
+    """The costs in a unit in which neither they nor their squares leave the range of a float, and that unit."""
+    low, high = problem.cost.limits()
+    largest = float(torch.maximum(low.abs(), high.abs()).max()) if len(problem.a) else 1.0
+    if 1e-15 < largest < 1e15 or not 0 < largest < math.inf:
+        return data, 1.0
+    unit = 2.0 ** round(math.log2(largest))
+    if isinstance(data, Tensor):
+        return data / unit, unit
+    x, y, p, norm = data
+    scale = unit ** (1 / p)
+    return (x.double() / scale, y.double() / scale, p, norm), unit
 
-    def _relax(self, moved: Tensor) -> None:
-        """Choose omega from the observed rate of decay.
 
-        Near the solution block ascent is Gauss-Seidel on the Hessian of the dual. If its slowest mode decays by theta a
-        sweep, then under omega it decays by lambda with (lambda + omega - 1)^2 = lambda omega^2 theta, as long as omega
-        is below its best value 2 / (1 + sqrt(1 - theta)). An observed lambda gives theta, and theta a better omega;
-        early estimates are too small, which is the safe side. Growth sends a problem back to plain sweeps.
-        """
-        due = (self.age > 0) & (self.age % PERIOD == 0)
-        rate = (moved / self.mark).pow(1 / PERIOD)
-        theta = ((rate + self.omega - 1).square() / (rate * self.omega.square())).clamp(0, 1 - 1e-6)
-        best = 2 / (1 + (1 - theta).sqrt())
-        # Above its best value omega only rotates modes of modulus omega - 1: nothing is learned about theta there.
-        learned = due & (rate < 1) & (rate > self.omega - 1)
-        before = self.omega
-        self.omega = torch.where(learned, torch.maximum(best, before), torch.where(due & (rate >= 1), 1.0, before))
-        # A new omega changes the length of a step before its decay: it is judged only after a period of rest.
-        self.mark = torch.where(due, torch.where(self.omega == before, moved, torch.nan), self.mark)
-
-    def _translation(self) -> Tensor:
-        """The constant that, added to f and taken from g, raises the dual most: what unbalanced sweeps are slow at."""
-        problem = self.exact
-        if problem.balanced:
-            return torch.zeros_like(self.epsilon)
-        logs, rates = [], []
-        for rho, w, h in zip(problem.rho, (problem.a, problem.b), (self.f, self.g), strict=True):
-            logs.append(torch.logsumexp(w.log() - h / rho, -1))
-            rates.append(1 / rho)
-        return (logs[0] - logs[1]) / sum(rates)
+def _times(rho: tuple[float, float], factor: float) -> tuple[float, float]:
+    return rho[0] * factor, rho[1] * factor

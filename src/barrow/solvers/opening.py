@@ -1,0 +1,98 @@
+"""Where the search for entropic potentials begins."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from barrow.cost import Cost, Points
+from barrow.problem import Problem
+
+FLAT = 160  # dimensions, at most, in which a covariance is worth its decomposition
+SAMPLE = 64  # rows whose costs stand for all
+
+
+class Opening(NamedTuple):
+    """Column potentials (B, m), the epsilon (B,) that they are good for, the mean cost (B,) of a unit of mass."""
+
+    g: Tensor
+    epsilon: Tensor
+    mean_cost: Tensor
+
+
+def opening(problem: Problem) -> Opening:
+    """Potentials of a simpler problem, and how large epsilon must be for them to be of use.
+
+    Squared distances: the affine map between Gaussians with the means and covariances of the measures; its residual is
+    small, so annealing may begin at a sixteenth of the spread of the doubly centred cost. Other costs: the mean cost of
+    each column, which is the potential as epsilon grows without bound; annealing begins at half of the spread.
+
+    Source: Peyre and Cuturi, Computational Optimal Transport, remark 2.31 (Gaussians).
+    """
+    cost = problem.cost
+    mean = cost.spread(problem.a, problem.b, tight=True) / (problem.a.sum(-1) * problem.b.sum(-1))
+    if isinstance(cost, Points) and cost.p == 2 and cost.norm == 2 and cost.d <= FLAT:
+        g, epsilon = _gaussian(problem, cost)
+    else:
+        g, epsilon = _means(problem)
+    return Opening(g.nan_to_num(0, 0, 0), epsilon.nan_to_num(0, 0, 0).clamp_min(problem.epsilon), mean)
+
+
+def _moments(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (B, 1, d), centred points (B, n, d) and covariance (B, d, d)."""
+    w = (w / w.sum(-1, keepdim=True))[..., None]
+    mean = (w * z).sum(-2, keepdim=True)
+    z = z - mean
+    return mean, z, z.mT @ (w * z)
+
+
+def _root(S: Tensor) -> tuple[Tensor, Tensor]:
+    """S^(1/2) and S^(-1/2), the latter on the range of S."""
+    values, vectors = torch.linalg.eigh(S)
+    least = 1e-10 * values.amax(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
+    root = values.clamp_min(0).sqrt()
+    inverse = torch.where(values > least, 1 / root.clamp_min(least.sqrt()), 0)
+    return (vectors * root[..., None, :]) @ vectors.mT, (vectors * inverse[..., None, :]) @ vectors.mT
+
+
+def _gaussian(problem: Problem, cost: Points) -> tuple[Tensor, Tensor]:
+    x, y = cost.coordinates
+    mx, _, Sx = _moments(x, problem.a)
+    my, z, Sy = _moments(y, problem.b)
+    spread = 2 * (Sx * Sy).sum((-2, -1)).clamp_min(0).sqrt()
+    root, inverse = _root(Sy)
+    middle, _ = _root(root @ Sx @ root)
+    A = inverse @ middle @ inverse  # the gradient of a convex function that maps y's Gaussian to x's
+    # |y|^2 - 2 phi(y) with phi(y) = <mx, y> + <z, A z> / 2, all measured from the mean of y.
+    g = z.square().sum(-1) - 2 * (z * (mx - my)).sum(-1) - (z * (z @ A)).sum(-1)
+    return g.expand(len(problem.b), -1), (spread / 16).expand(len(problem.b))
+
+
+def _means(problem: Problem) -> tuple[Tensor, Tensor]:
+    k = min(SAMPLE, problem.shape[0])
+    chosen = problem.a.topk(k, -1).indices
+    C = _rows(problem.cost, chosen)
+    w = problem.a.gather(-1, chosen)
+    w, b = w / w.sum(-1, keepdim=True), problem.b / problem.b.sum(-1, keepdim=True)
+    column = (w[..., None] * C).sum(-2)
+    mean = (b * column).sum(-1, keepdim=True)
+    row = (C * b[:, None]).sum(-1, keepdim=True)
+    centred = C - row - column[:, None] + mean[..., None]
+    variance = (w * (b[:, None] * centred.square()).sum(-1)).sum(-1) * k / max(k - 1, 1)
+    return column - mean, variance.sqrt() / 2
+
+
+def _rows(cost: Cost, chosen: Tensor) -> Tensor:
+    """The costs (B, k, m) of some rows (B, k)."""
+    (B, k), m = chosen.shape, cost.shape[1]
+    rows = chosen[..., None].expand(B, k, m).reshape(B, -1)
+    cols = torch.arange(m, device=chosen.device).expand(B, k, m).reshape(B, -1)
+    return cost.pairs(rows, cols).reshape(B, k, m)
+
+
+def target_error(tol: float) -> float:
+    """The share of the mass that may be wrong, at most: it is that of a gradient too."""
+    return min(3 * tol, 0.05) if not math.isinf(tol) else 0.05
