@@ -1,0 +1,126 @@
+"""label_wasserstein against the paper: the regularised value, its gradient, both of its fixed points."""
+
+import math
+
+import pytest
+import torch
+
+from barrow import label_wasserstein
+from problems import F64, check_gradient, dirichlet, uniform
+
+
+def balanced(h, t, C, lam, sweeps=5000):
+    """Algorithm 1: u = h / (K (t / K' u)), K = exp(-lambda M - 1); the plan and u."""
+    K = torch.exp(-lam * C - 1)
+    u = torch.ones_like(h)
+    for _ in range(sweeps):
+        u = h / ((t / (u @ K)) @ K.mT)
+    v = t / (u @ K)
+    return u[..., None] * K * v[..., None, :], u
+
+
+def relaxed(h, t, C, lam, gamma, sweeps=5000):
+    """The generalised scaling: u = (h / K v)^(gamma lambda / (1 + gamma lambda)), and v likewise."""
+    K, power = torch.exp(-lam * C - 1), gamma * lam / (1 + gamma * lam)
+    u, v = torch.ones_like(h), torch.ones_like(t)
+    for _ in range(sweeps):
+        u = (h / (v @ K.mT)) ** power
+        v = (t / (u @ K)) ** power
+    return u[..., None] * K * v[..., None, :]
+
+
+def entropy(T):
+    return -torch.xlogy(T, T).sum((-2, -1))
+
+
+def penalty(w, z):
+    """The generalised KL, w' log(w / z) - 1' w + 1' z."""
+    return (torch.xlogy(w, w / z) - w + z).sum(-1)
+
+
+def drawn(batch=3, K=6, L=5):
+    return dirichlet(batch, K, seed=0), dirichlet(batch, L, seed=1), uniform(K, L, seed=2)
+
+
+@pytest.mark.parametrize("lam", [1.0, 10.0, 50.0])
+def test_the_balanced_value_is_the_regularised_one(lam):
+    h, t, C = drawn()
+    T, _ = balanced(h, t, C, lam)
+    expected = (T * C).sum((-2, -1)) - entropy(T) / lam
+    assert torch.allclose(label_wasserstein(h, t, C, epsilon=1 / lam, tol=1e-10), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("lam", [1.0, 10.0, 50.0])
+def test_the_balanced_gradient_is_log_u_without_its_mean(lam):
+    h, t, C = drawn()
+    _, u = balanced(h, t, C, lam)
+    told = u.log() / lam - u.log().mean(-1, keepdim=True) / lam
+    leaf = h.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(label_wasserstein(leaf, t, C, epsilon=1 / lam, tol=1e-10).sum(), leaf)
+    assert torch.allclose(slope - slope.mean(-1, keepdim=True), told, atol=1e-6)
+    # Through a softmax the mean is nothing.
+    z = h.log().requires_grad_()
+    loss = label_wasserstein(torch.softmax(z, -1), t, C, epsilon=1 / lam, tol=1e-10)
+    (to_logits,) = torch.autograd.grad(loss.sum(), z)
+    assert torch.allclose(to_logits, h * (told - (h * told).sum(-1, keepdim=True)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("lam", "gamma"), [(10.0, 0.1), (10.0, 1.0), (2.0, 5.0), (50.0, 0.02)])
+@pytest.mark.parametrize("mass", [1.0, 0.3])
+def test_the_relaxed_value_and_gradient(lam, gamma, mass):
+    h, t, C = drawn()
+    h = mass * h  # the two masses need not agree
+    T = relaxed(h, t, C, lam, gamma)
+    q, s = T.sum(-1), T.sum(-2)
+    expected = (T * C).sum((-2, -1)) - entropy(T) / lam + gamma * (penalty(q, h) + penalty(s, t))
+    leaves = [w.clone().requires_grad_() for w in (h, t, C)]
+    value = label_wasserstein(*leaves, epsilon=1 / lam, rho=gamma, tol=1e-11)
+    assert torch.allclose(value, expected, atol=1e-9)
+    to_h, to_t, to_C = torch.autograd.grad(value.sum(), leaves)
+    assert torch.allclose(to_h, gamma * (1 - q / h), atol=1e-5)
+    assert torch.allclose(to_t, gamma * (1 - s / t), atol=1e-5)
+    assert torch.allclose(to_C, T.sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [math.inf, 0.5, (0.5, math.inf), (math.inf, 2.0)])
+def test_finite_differences(rho):
+    h, t, C = drawn(batch=2)
+    h, t = (0.9 * w + 0.1 / w.shape[-1] for w in (h, t))
+    hard = [rho == math.inf or (isinstance(rho, tuple) and rho[k] == math.inf) for k in (0, 1)]
+
+    def along(d, k):
+        return d - d.mean(-1, keepdim=True) if k < 2 and hard[k] else d
+
+    check_gradient(lambda *w: label_wasserstein(*w, epsilon=0.1, rho=rho, tol=1e-12), [h, t, C], tol=1e-5, along=along)
+
+
+def test_a_hard_penalty_is_the_limit():
+    h, t, C = drawn()
+    hard = label_wasserstein(h, t, C, epsilon=0.1, tol=1e-9)
+    soft = label_wasserstein(h, t, C, epsilon=0.1, rho=1e5, tol=1e-9)
+    assert torch.allclose(hard, soft, atol=1e-4)
+
+
+def test_one_hot_targets_have_a_closed_form():
+    # All mass goes to one class: T is its column, and the value sum_i h_i C_ik + epsilon sum h log h.
+    h, _, C = drawn()
+    t = torch.nn.functional.one_hot(torch.tensor([0, 4, 2]), 5).to(F64)
+    expected = (h * C[:, [0, 4, 2]].mT).sum(-1) + 0.1 * torch.xlogy(h, h).sum(-1)
+    leaf = h.clone().requires_grad_()
+    value = label_wasserstein(leaf, t, C, epsilon=0.1, tol=1e-9)
+    assert torch.allclose(value, expected, atol=1e-9)
+    (slope,) = torch.autograd.grad(value.sum(), leaf)
+    told = C[:, [0, 4, 2]].mT + 0.1 * h.log()
+    assert torch.allclose(slope - slope.mean(-1, keepdim=True), told - told.mean(-1, keepdim=True), atol=1e-6)
+
+
+def test_thousands_of_histograms_in_one_call():
+    h, t, C = dirichlet(3000, 10, seed=0).float(), dirichlet(3000, 10, seed=1).float(), uniform(10, 10, seed=2).float()
+    h.requires_grad_()
+    values = label_wasserstein(h, t, C, epsilon=0.02)
+    assert values.shape == (3000,)
+    (slopes,) = torch.autograd.grad(values.sum(), h)
+    assert slopes.isfinite().all()
+    for k in (0, 1500, 2999):
+        alone = label_wasserstein(h.detach()[k], t[k], C, epsilon=0.02)
+        assert torch.allclose(values.detach()[k], alone, atol=1e-4)
