@@ -172,6 +172,7 @@ class Sweeps:
         atoms = sweep.ATOMS.value
         self.moves = self.a.new_zeros(B, triton.cdiv(a.shape[1], atoms))
         self.on_left, self.on_right = softmin.room(self.clouds, B), softmin.room(self.clouds.T, B)
+        self.graph: torch.cuda.CUDAGraph | None = None  # of one chunk of sweeps
 
     def potentials(self) -> Potentials:
         """Copies of the potentials as they are."""
@@ -198,7 +199,8 @@ class Sweeps:
                     self.advance(CHUNK)
                 return
             self.advance(CHUNK)  # compiles what a recording must find compiled
-            graph = self._record() if self.f.numel() * self.clouds.m < SMALL else None
+            if self.graph is None and self.f.numel() * self.clouds.m < SMALL:
+                self.graph = self._record()
             seen = [torch.ones((), dtype=torch.bool, pin_memory=True) for _ in range(2)]
             copied = [torch.cuda.Event() for _ in range(2)]
             turn = 0
@@ -207,14 +209,15 @@ class Sweeps:
                 # runs in vain is one chunk of problems that have stopped.
                 seen[turn].copy_(self.active.any(), non_blocking=True)
                 copied[turn].record()
-                if graph is None:
+                if self.graph is None:
                     self.advance(CHUNK)
                 else:
-                    graph.replay()
+                    self.graph.replay()
                 copied[turn].synchronize()
                 if not bool(seen[turn]):
-                    return
+                    break
                 turn = 1 - turn
+            torch.cuda.current_stream().synchronize()  # a recording must outlive its last replay
 
     def _record(self) -> torch.cuda.CUDAGraph:
         graph, stream, here = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
