@@ -5,24 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
 from benchmarks.clouds import BATCH, CLOUDS
+from benchmarks.entropic import MANYSMALL, SINKHORN, SWEEP
 from benchmarks.exact import EXACT
-from benchmarks.harness import HERE, append, compare, show
+from benchmarks.harness import HERE, append, show
 from benchmarks.images import IMAGES
 from benchmarks.line import LINE, SLICED
+from benchmarks.losses import DIVERGENCE, HISTOGRAMS, MEMORY
+from benchmarks.measure import compare, use_threads
 
-CASES = {case.name: case for case in (EXACT, CLOUDS, BATCH, IMAGES, LINE, SLICED)}
+EXACTLY = (EXACT, CLOUDS, BATCH, IMAGES, LINE, SLICED)
+ENTROPIC = (SWEEP, SINKHORN, DIVERGENCE, MEMORY, HISTOGRAMS, MANYSMALL)
+CASES = {case.name: case for case in (*EXACTLY, *ENTROPIC)}
 
 
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=f"Which ones: {', '.join(CASES)}. All by default.")] = None,
     sizes: Annotated[str, typer.Option(help="Sizes n, separated by commas; each case has its own default.")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="How often each contender runs.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="Threads for torch; 0 leaves its choice.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of everybody; 0 leaves their choices.")] = 1,
     output: Annotated[Path, typer.Option(help="The CSV file to append to.")] = HERE / "results.csv",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table and append nothing.")] = False,
 ) -> None:
@@ -35,7 +39,7 @@ def main(
     except ValueError:
         raise typer.BadParameter(f"--sizes takes whole numbers separated by commas, not {sizes}") from None
     if threads:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     console = Console()
     for name in cases or CASES:
         for setting in CASES[name].settings(chosen):

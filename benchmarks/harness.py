@@ -1,25 +1,18 @@
-"""Runs contenders on one input, side by side, and writes down time, memory and the gap that each one reached.
+"""What a benchmark is made of, how answers are judged, and how results are written down; measure.py runs it.
 
 A case says how its answers are judged: :func:`judge_plan` for witnesses, :func:`judge_value` for bare numbers.
+Contenders that take an effort (iterations, a tolerance) are timed at the least one that reaches the gap asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import datetime
 import importlib.metadata
-import multiprocessing
-import os
-import platform
-import resource
-import statistics
-import subprocess
-import time
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -27,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 HERE = Path(__file__).parent
+ABSENT = "not installed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,26 +54,46 @@ class Value:
     gradient: Tensor | None = None
 
 
+class Judged(NamedTuple):
+    """What became of an answer."""
+
+    value: float
+    gap: float
+    note: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """``run`` is what is timed; ``answer`` turns what it returns into what is judged; ``takes`` says which settings."""
+    """``run`` is what is timed; ``answer`` turns what it returns into what is judged; ``takes`` says which settings.
+
+    ``efforts``, where given, are rising numbers, roughly in proportion to the time they take: ``run(data, effort)``.
+    ``compiles``: its first call builds something, whose time is told but does not count.
+    """
 
     name: str
     package: str
-    run: Callable[[Any], Any]
+    run: Callable[..., Any]
     answer: Callable[[Any], Any]
     takes: Callable[[Setting], bool] = lambda setting: True
+    efforts: Sequence[float] = ()
+    unit: str = "iterations"  # of the efforts
+    compiles: bool = False
 
     @property
     def version(self) -> str:
-        return importlib.metadata.version(self.package)
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return ABSENT
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """``make`` draws the input of a setting, ``known`` is what the judge must know of it, found once.
 
-    ``judge(known, answer)`` returns the value and the gap.
+    ``judge(known, answer)`` returns the value and the gap. ``goal(known)`` is the gap that efforts are raised to reach,
+    as long as one run takes no more than ``limit_s``. ``alone``: each contender runs once, in a process of its own that
+    is ended at the limit.
     """
 
     name: str
@@ -87,7 +101,10 @@ class Case:
     settings: Callable[[Sequence[int]], Iterable[Setting]]
     make: Callable[[Setting], Any]
     known: Callable[[Any], Any]
-    judge: Callable[[Any, Any], tuple[float, float]]
+    judge: Callable[[Any, Any], tuple[float, float] | Judged]
+    goal: Callable[[Any], float] = lambda known: math.inf
+    limit_s: float = 120.0
+    alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +131,7 @@ class Row:
     value: float
     gap: float
     ratio_to_first_peer: float
+    note: str = ""
 
 
 def judge_plan(known: tuple[Tensor, Tensor, Tensor], answer: Answer) -> tuple[float, float]:
@@ -145,123 +163,19 @@ def judge_value(known: Value, answer: Value) -> tuple[float, float]:
     return answer.value, error
 
 
-def peak_megabytes(case: Case, setting: Setting, contender: Contender) -> float:
-    """Growth of the resident set during one run, in a process of its own."""
-    parent, child = multiprocessing.get_context("spawn").Pipe()
-    names = (case.name, contender.name, setting, torch.get_num_threads())
-    process = multiprocessing.get_context("spawn").Process(target=_measure_memory, args=(child, *names))
-    process.start()
-    child.close()
-    try:
-        return float(parent.recv())
-    except EOFError:
-        return float("nan")
-    finally:
-        process.join()
-
-
-def _measure_memory(pipe: Any, case_name: str, contender_name: str, setting: Setting, threads: int) -> None:
-    from benchmarks.__main__ import CASES  # the child builds what cannot be pickled
-
-    torch.set_num_threads(threads)
-    case = CASES[case_name]
-    contender = next(c for c in case.contenders if c.name == contender_name)
-    # Imports and thread pools must not count.
-    contender.run(case.make(dataclasses.replace(setting, n=8, m=8)))
-    data = case.make(setting)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-    before = _resident()
-    kept = contender.run(data)
-    pipe.send((_peak() - before) / 2**20)
-    del kept
-
-
-def _status(field: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(field)), None)
-
-
-def _resident() -> float:
-    return _status("VmRSS") or _peak()
-
-
-def _peak() -> float:
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return _status("VmHWM") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    try:
-        info = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "../src", "../csrc")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
-
-
-def compare(case: Case, setting: Setting, repeats: int) -> list[Row]:
-    """Every contender ``repeats`` times, taking turns, so that a slow spell of the machine hits all of them."""
-    data = case.make(setting)
-    known = case.known(data)
-    contenders = [c for c in case.contenders if c.takes(setting)]
-    times: dict[str, list[float]] = {c.name: [] for c in contenders}
-    judged: dict[str, tuple[float, float]] = {}
-    for repeat in range(repeats + 1):
-        for contender in contenders:
-            start = time.perf_counter()
-            found = contender.run(data)
-            if repeat > 0:  # the first warms the caches
-                times[contender.name].append(time.perf_counter() - start)
-            if contender.name not in judged:
-                judged[contender.name] = case.judge(known, contender.answer(found))
-            del found
-    peer = next((c.name for c in contenders if c.package != "barrow"), contenders[0].name)
-    here = (datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), commit(), machine())
-    rows = []
-    for contender in contenders:
-        spent = times[contender.name]
-        median = statistics.median(spent)
-        low, _, high = statistics.quantiles(spent, n=4, method="inclusive") if repeats > 1 else spent * 3
-        rows.append(
-            Row(
-                *here,
-                torch.get_num_threads(),
-                case.name,
-                contender.name,
-                contender.version,
-                *dataclasses.astuple(setting),
-                repeats,
-                median,
-                low,
-                high,
-                peak_megabytes(case, setting, contender),
-                *judged[contender.name],
-                statistics.median(times[peer]) / median,
-            )
-        )
-    return rows
-
-
 def append(rows: Sequence[Row], path: Path) -> None:
-    """Add lines to a CSV file, with a header if it is new."""
-    new = not path.exists() or path.stat().st_size == 0
+    """Add lines to a CSV file, with a header if it is new; a file that lacks the last columns gets them, empty."""
+    names = [field.name for field in dataclasses.fields(Row)]
+    old: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            old = list(csv.reader(file))
+    if old[:1] != [names] or any(len(line) != len(names) for line in old):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([names, *(line + [""] * (len(names) - len(line)) for line in old[1:])])
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(field.name for field in dataclasses.fields(Row))
         for row in rows:
             writer.writerow(f"{x:.6g}" if isinstance(x, float) else x for x in dataclasses.astuple(row))
 
@@ -273,8 +187,10 @@ def show(rows: Sequence[Row], console: Console) -> None:
     table.add_column("contender")
     for name in ("median", "quartiles", "peak", "value", "gap", "speed"):
         table.add_column(name, justify="right")
+    if any(row.note for row in rows):
+        table.add_column("note")
     for row in rows:
-        table.add_row(
+        cells = [
             f"{row.contender} {row.version}",
             f"{1e3 * row.median_s:.2f} ms",
             f"{1e3 * row.q25_s:.2f} to {1e3 * row.q75_s:.2f}",
@@ -282,5 +198,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
             f"{row.value:.6g}",
             f"{row.gap:.1e}",
             f"{row.ratio_to_first_peer:.2f}",
-        )
+            row.note,
+        ]
+        table.add_row(*("" if cell.startswith("nan") else cell for cell in cells[: len(table.columns)]))
     console.print(table)
