@@ -116,6 +116,9 @@ def test_limits():
     found = sinkhorn_on_device(x, y, a, b, epsilon=4.0, settle=0.0, max_steps=300)
     assert found.settled.all()
     assert found.steps < 300
+    state = Sweeps(x, y, a, b, epsilon=0.01)
+    state.drive(lambda: True)
+    assert state.potentials().steps == 0
     nothing = sinkhorn_on_device(x[:0], y[:0], a[:0], b[:0], epsilon=1.0)
     assert nothing.f.shape == (0, 17)
 

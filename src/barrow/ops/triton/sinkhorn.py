@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -189,13 +190,13 @@ class Sweeps:
         self.limit.fill_(max_steps)
         self.active.copy_((which & (self.steps < self.limit)).to(torch.int32))
 
-    def drive(self) -> None:
-        """Sweep until every problem has stopped."""
+    def drive(self, late: Callable[[], bool] | None = None) -> None:
+        """Sweep until every problem has stopped, or until ``late``, asked once a chunk of sweeps, says so."""
         if not self.active.numel():
             return
         with guard(self.f):
             if not self.f.is_cuda:
-                while bool(self.active.any()):
+                while bool(self.active.any()) and not (late is not None and late()):
                     self.advance(CHUNK)
                 return
             self.advance(CHUNK)  # compiles what a recording must find compiled
@@ -214,7 +215,7 @@ class Sweeps:
                 else:
                     self.graph.replay()
                 copied[turn].synchronize()
-                if not bool(seen[turn]):
+                if not bool(seen[turn]) or (late is not None and late()):
                     break
                 turn = 1 - turn
             torch.cuda.current_stream().synchronize()  # a recording must outlive its last replay
