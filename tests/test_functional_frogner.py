@@ -124,3 +124,14 @@ def test_thousands_of_histograms_in_one_call():
     for k in (0, 1500, 2999):
         alone = label_wasserstein(h.detach()[k], t[k], C, epsilon=0.02)
         assert torch.allclose(values.detach()[k], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("rho", [math.inf, 1.0])
+def test_many_classes_in_single_precision(rho):
+    # A reference that makes the generalised KL the plain entropy adds epsilon K L / e to the value: 600 here.
+    h, t, C = dirichlet(2, 300, seed=0), dirichlet(2, 300, seed=1), uniform(300, 300, seed=2)
+    exact = label_wasserstein(h, t, C, epsilon=0.02, rho=rho, tol=1e-8)
+    single = label_wasserstein(h.float(), t.float(), C.float(), epsilon=0.02, rho=rho, tol=1e-6)
+    assert torch.allclose(single.double(), exact, atol=2e-6)
+    rough = label_wasserstein(h, t, C, epsilon=0.02, rho=rho, tol=1e-3)
+    assert ((exact - rough).abs() <= 1e-3 * (exact.abs() + 0.5)).all()

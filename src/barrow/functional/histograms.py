@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import Tree
+from barrow.cost import Dense, Tree
 from barrow.functional.common import labels, power, refuse_nonfinite, refuse_weights, value
 from barrow.ops.tree import subtree_sum
 from barrow.problem import Problem
@@ -157,7 +157,8 @@ def label_wasserstein(
         C: costs between classes (K, L) or (..., K, L).
         epsilon: entropy, in units of C. There is no default: it changes the answer.
         rho: marginal penalty, inf (hard), a number or a pair (for h, for t).
-        tol: certified relative gap.
+        tol: certified gap, relative to <T, C> + epsilon KL(T | h t') where the marginals are hard, to the value plus
+            epsilon elsewhere.
         max_steps: iterations at most.
 
     Returns:
@@ -176,12 +177,27 @@ def label_wasserstein(
     """
     epsilon = check.positive("epsilon", epsilon)
     h, t, cost = labels(h, t, C)
-    # KL(T | e^-1 1 x 1) = -H(T) + e^-1 K L: this reference makes the generalised KL the plain entropy.
-    half = math.exp(-0.5)
-    r, s = (C.new_full((size,), half) for size in cost.shape)
-    problem = Problem(cost, h, t, epsilon=epsilon, rho=rho, reference=(r, s))
-    constant = epsilon * math.exp(-1) * cost.shape[0] * cost.shape[1]
-    return value(problem, Sinkhorn(tol, max_steps), offset=constant, reference=half)
+    solver = Sinkhorn(tol, max_steps)
+    K, L = cost.shape
+    if check.penalties("rho", rho) == (math.inf, math.inf):
+        # The marginals are given, and with them the difference of -H(T) and KL(T | h t').
+        gained = _plogp(h) + _plogp(t) + (h.sum(-1) + t.sum(-1)) / 2 - h.sum(-1) * t.sum(-1)
+        return value(Problem(cost, h, t, epsilon=epsilon), solver) + (epsilon * gained).to(C.dtype)
+    # -H(T) = KL(T | 1 x 1 / KL) + (1 - log KL) |T| - 1. Another constant reference would need no change of the costs,
+    # but add a number of the order of epsilon KL to the value, beside which neither tol nor single precision means much.
+    half = (K * L) ** -0.5
+    r, s = (C.new_full((size,), half) for size in (K, L))
+    moved = Dense(cost.C.to(check.compute_dtype(C.dtype)) + epsilon * (1 - math.log(K * L)))
+    moved = moved.to(C.dtype)
+    return value(
+        Problem(moved, h, t, epsilon=epsilon, rho=rho, reference=(r, s)), solver, offset=epsilon, reference=half
+    )
+
+
+def _plogp(w: Tensor) -> Tensor:
+    """The sum of w log w, with a finite slope at 0."""
+    w = w.to(check.compute_dtype(w.dtype))
+    return (w * w.clamp_min(torch.finfo(w.dtype).tiny).log()).sum(-1)
 
 
 def _histograms(h: object, t: object) -> tuple[Tensor, Tensor]:
