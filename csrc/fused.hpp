@@ -9,6 +9,10 @@
 
 #include "simd.hpp"
 
+#if BARROW_X86
+#include <immintrin.h>
+#endif
+
 namespace barrow::simd {
 
 // Powers of two of four rows against blocks of columns: with t_rj = h_j - sharp c_rj, the power is 2^(t_rj - shift_r), where

@@ -280,6 +280,21 @@ inline std::ptrdiff_t places_above(const typename Kind::Number* v, const typenam
     using Numbers = typename Kind::Numbers;
     constexpr std::ptrdiff_t lanes = lanes_of<Kind>;
     std::ptrdiff_t found = 0;
+#ifdef __AVX512F__
+    // The places of hits are packed by one instruction: several times faster than to look at them one by one. What it writes
+    // too much of is overwritten by the next, or lies within the `count` places that there is room for.
+    if constexpr (lanes == 16) {
+        __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        for (std::ptrdiff_t j = 0; j < count; j += lanes, places = _mm512_add_epi32(places, _mm512_set1_epi32(16))) {
+            const __m512 least = _mm512_min_ps(_mm512_set1_ps(bar), _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(bars + j)));
+            const __mmask16 hit = _mm512_cmp_ps_mask(_mm512_loadu_ps(v + j), least, _CMP_GE_OQ);
+            if (!hit) continue;
+            _mm512_storeu_si512(at + found, _mm512_maskz_compress_epi32(hit, places));
+            found += __builtin_popcount(hit);
+        }
+        return found;
+    }
+#endif
     for (std::ptrdiff_t j = 0; j < count; j += 2 * lanes) {
         const Numbers one = *(const Numbers*)(v + j), two = *(const Numbers*)(v + j + lanes);
         const auto hit = (one >= bar) | (one >= scale * *(const Numbers*)(bars + j)) | (two >= bar) |

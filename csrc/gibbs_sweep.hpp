@@ -222,15 +222,17 @@ private:
     // The entries of a pass that are listed.
     struct Lists {
         struct Part {
-            std::vector<std::int32_t> row, col;
+            std::vector<std::int32_t> row, count, col;  // the rows that have entries, and how many
             std::vector<float> value;
         };
         Listing* listing;
         std::vector<Number> bars;
         std::vector<Part> parts;
-        std::atomic<std::int64_t> size{0};
+        std::atomic<std::int64_t> size{0}, rows{0};
 
-        Lists(Listing* given, const Side& side, const GibbsSweep& sweep) : listing(given) {
+        std::int32_t sweep_rows;
+
+        Lists(Listing* given, const Side& side, const GibbsSweep& sweep) : listing(given), sweep_rows(sweep.source_.rows()) {
             if (!given) return;
             bars.assign(sweep.padded_, std::numeric_limits<Number>::infinity());
             parts.resize((sweep.source_.rows() + TASK - 1) / TASK);
@@ -240,21 +242,29 @@ private:
         // A row whose entries are `factor` times what is in plan.
         void look(const Side& side, Room& room, std::int32_t i, std::int32_t m, const Number* plan, double factor) {
             if (!(factor > 0) || size > listing->most) return;
+            // Where the first rows have far more entries than their share, all have too many.
+            if (const std::int64_t seen = ++rows; seen % 64 == 0 && seen >= 256 && 2 * seen < sweep_rows &&
+                                                  double(size) * double(sweep_rows) > 1.3 * double(listing->most) * double(seen))
+                size += listing->most + 1;
             room.places.resize(bars.size());
             const double bar = std::min(listing->bar * listing->row[i] / factor, double(std::numeric_limits<Number>::max()));
             const Number scale = Number(std::min(1 / factor, double(std::numeric_limits<Number>::max())));
             const std::ptrdiff_t found =
                 side.kernel->places_above(plan, bars.data(), scale, Number(bar), std::ptrdiff_t(bars.size()), room.places.data());
+            if (found == 0) return;
             Part& part = parts[i / TASK];
-            std::int64_t more = 0;
+            const std::size_t before = part.col.size();
+            part.col.resize(before + found), part.value.resize(before + found);
+            std::size_t at = before;
             for (std::ptrdiff_t k = 0; k < found; ++k) {
                 const std::int32_t j = room.places[k];
-                const double value = factor * plan[j];
-                if (j >= m || !(side.h[j] > -infinity) || !(float(value) > 0)) continue;
-                part.row.push_back(i), part.col.push_back(j), part.value.push_back(float(value));
-                ++more;
+                const float value = float(factor * plan[j]);
+                part.col[at] = j, part.value[at] = value;
+                at += j < m && side.h[j] > -infinity && value > 0;
             }
-            size += more;
+            part.col.resize(at), part.value.resize(at);
+            part.row.push_back(i), part.count.push_back(std::int32_t(at - before));
+            size += std::int64_t(at - before);
         }
         void join(std::int32_t n) {
             Entries& entries = listing->entries;
@@ -263,7 +273,7 @@ private:
             if (listing->full) return;
             entries.start.assign(std::size_t(n) + 1, 0);
             for (const Part& part : parts) {
-                for (const std::int32_t i : part.row) ++entries.start[i + 1];
+                for (std::size_t k = 0; k < part.row.size(); ++k) entries.start[part.row[k] + 1] = part.count[k];
                 entries.col.insert(entries.col.end(), part.col.begin(), part.col.end());
                 entries.value.insert(entries.value.end(), part.value.begin(), part.value.end());
             }

@@ -165,8 +165,10 @@ private:
         listing_.row = a_.weight, listing_.col = b_.weight;
         listing_.most = std::int64_t(options_.list_share * n_ * m_);
         listing_.entries = {};
-        listing_.full = false;
         std::fill(w_.begin(), w_.end(), 0.0);
+        // Where too many entries matter, as many do until epsilon is smaller.
+        const bool listed = epsilon < 0.7 * crowded_;
+        listing_.full = !listed;
         gibbs_.pass(H_.data(), sharp, first_ ? nullptr : guess_.data(),
                     [&](std::int32_t i, double L) {
                         if (!a_.present(i)) return 0.0;
@@ -174,10 +176,10 @@ private:
                         f_[i] = full_a * epsilon * (std::log(a_.weight[i] / a_.reference[i]) - LN2 * L);
                         return w_[i] = a_.target(i, f_[i]);
                     },
-                    L_.data(), q_.data(), &listing_, monitor);
+                    L_.data(), q_.data(), listed ? &listing_ : nullptr, monitor);
         for (std::int32_t i = 0; i < n_; ++i) guess_[i] = std::isfinite(L_[i]) ? -L_[i] : 0;
         first_ = false;
-        adapt();
+        if (listed) adapt(epsilon);
         mend_columns(sharp, monitor);
         double wrong = 0, moved = 0;
         dual_ = 0;
@@ -199,8 +201,9 @@ private:
     }
 
     // Lists neither much too long nor much too short.
-    void adapt() {
+    void adapt(double epsilon) {
         if (listing_.full) {
+            if (bar_ >= 1e-4) crowded_ = epsilon;
             bar_ = std::min(30 * bar_, 1e-4);
             return;
         }
@@ -260,7 +263,7 @@ private:
     std::vector<double> f_, g_, stepped_, H_, L_, q_, w_, guess_;
     ShortList list_;
     Listing listing_{};
-    double bar_ = 1e-4, dual_ = 0, error_ = 1;
+    double bar_ = 1e-4, dual_ = 0, error_ = 1, crowded_ = infinity;
     bool first_ = true;
 };
 
