@@ -135,13 +135,14 @@ def _try(case: Case, known: Any, contender: Contender, data: Any, effort: float 
 def _enter(case: Case, setting: Setting, data: Any, known: Any, contender: Contender, repeats: int) -> Entry:
     """The first run of a contender, which warms the caches, and those that find its effort: none of them is timed."""
     entry = Entry(contender)
+    least = contender.efforts[0] if contender.efforts else None
     if contender.version == ABSENT:
         return entry
     try:
-        if contender.compiles:
-            first = _seconds(contender, data, contender.efforts[0] if contender.efforts else None)
-            again = _seconds(contender, data, contender.efforts[0] if contender.efforts else None)
-            entry.notes.append(f"compiles in {max(0.0, first - again):.2g} s")
+        if contender.efforts or contender.compiles:
+            first, again = (_seconds(contender, data, least) for _ in range(2))
+            if contender.compiles:
+                entry.notes.append(f"compiles in {max(0.0, first - again):.1f} s")
         best, gave_up = least_effort(case, known, contender, data)
     except Exception as error:  # a peer that cannot do it is a row, not an end
         if contender.package == "barrow":
@@ -177,9 +178,13 @@ def least_effort(case: Case, known: Any, contender: Contender, data: Any) -> tup
         if best.judged.gap <= goal:
             break
         further = min(k + STRIDE, len(ladder) - 1)
-        if k == further or best.seconds * ladder[further] / ladder[k] > case.limit_s:
+        longer = ladder[further] / ladder[k]
+        if contender.compiles and best.seconds * longer > case.limit_s:
+            # Some compile anew for every number of iterations.
+            best = best._replace(seconds=_seconds(contender, data, ladder[k]))
+        if k == further or best.seconds * longer > case.limit_s:
             return best, f"no gap of {goal:.2g} in {case.limit_s:g} s"
-        if len(past) > 3 and not best.judged.gap <= 0.8 * past[-4].judged.gap:
+        if len(past) > 4 and not best.judged.gap <= 0.9 * past[-5].judged.gap:  # sixteen times the effort
             return best, f"no gap of {goal:.2g}: more effort does not help"
         low, k = k, further
     high = k

@@ -121,13 +121,14 @@ struct Fused {
                   std::ptrdiff_t count, double* out);
     std::ptrdiff_t (*places_above)(const Number* v, const Number* bars, Number scale, Number bar, std::ptrdiff_t count,
                                    std::int32_t* at);
+    void (*weigh)(Number* W, const Number* apart, std::ptrdiff_t count, Number scale, Number power);
     void (*pull)(int norm, const Pull<Number>& job);
 };
 
 #define BARROW_FUSED(level, Kind)                                                                                        \
     Fused<typename level::Kind::Number> {                                                                                \
         level::powers<level::Kind>, level::greatest<level::Kind>, level::add_rows<level::Kind>, level::times<level::Kind>, \
-            level::places_above<level::Kind>, level::pull<level::Kind>                                                   \
+            level::places_above<level::Kind>, level::weigh<level::Kind>, level::pull<level::Kind>                        \
     }
 #define BARROW_FUSED_LEVEL(level)                                                    \
     static const auto level##_kernels = [] {                                         \

@@ -295,17 +295,37 @@ inline std::ptrdiff_t places_above(const typename Kind::Number* v, const typenam
         return found;
     }
 #endif
-    for (std::ptrdiff_t j = 0; j < count; j += 2 * lanes) {
-        const Numbers one = *(const Numbers*)(v + j), two = *(const Numbers*)(v + j + lanes);
-        const auto hit = (one >= bar) | (one >= scale * *(const Numbers*)(bars + j)) | (two >= bar) |
-                         (two >= scale * *(const Numbers*)(bars + j + lanes));
-        bool any = false;
-        for (std::ptrdiff_t lane = 0; lane < lanes; ++lane) any |= hit[lane] != 0;
-        if (any)
-            for (std::ptrdiff_t k = j; k < j + 2 * lanes; ++k)
-                if (v[k] >= bar || v[k] >= scale * bars[k]) at[found++] = std::int32_t(k);
+    for (std::ptrdiff_t from = 0; from < count; from += Kind::pack) {  // most blocks have none
+        auto hit = *(const Numbers*)(v + from) >= bar;
+        for (std::ptrdiff_t j = from; j < from + Kind::pack; j += lanes) {
+            const Numbers here = *(const Numbers*)(v + j);
+            hit |= (here >= bar) | (here >= scale * *(const Numbers*)(bars + j));
+        }
+        const Longs any = (Longs)hit;
+        std::int64_t some = 0;
+        for (std::ptrdiff_t lane = 0; lane < LANES; ++lane) some |= any[lane];
+        if (some)
+            for (std::ptrdiff_t k = from; k < from + Kind::pack; ++k) {
+                at[found] = std::int32_t(k);
+                found += v[k] >= bar || v[k] >= scale * bars[k];
+            }
     }
     return found;
+}
+
+// What the powers weigh in the gradient: W_j *= scale apart_j^power for the powers 0, -1/2 and any others, 0 where apart is 0 unless
+// the power is 0.
+template <class Kind>
+inline void weigh(typename Kind::Number* W, const typename Kind::Number* apart, std::ptrdiff_t count, typename Kind::Number scale,
+                  typename Kind::Number power) {
+    using Number = typename Kind::Number;
+    if (power == 0) {
+        for (std::ptrdiff_t j = 0; j < count; j += lanes_of<Kind>) *(typename Kind::Numbers*)(W + j) *= scale;
+    } else if (power == Number(-0.5)) {
+        for (std::ptrdiff_t j = 0; j < count; ++j) W[j] = apart[j] > 0 ? W[j] * scale / std::sqrt(apart[j]) : 0;
+    } else {
+        for (std::ptrdiff_t j = 0; j < count; ++j) W[j] = apart[j] > 0 ? W[j] * scale * std::pow(apart[j], power) : 0;
+    }
 }
 
 // gx[r][k] += sum over j of W_rj z_rjk and gy_jk -= sum over r of it, for four rows and blocks of columns packed like y, where z is

@@ -50,6 +50,11 @@ inline std::ptrdiff_t places_above(const Number* v, const Number* bars, Number s
     return found;
 }
 template <class Kind, class Number = typename Kind::Number>
+inline void weigh(Number* W, const Number* apart, std::ptrdiff_t count, Number scale, Number power) {
+    for (std::ptrdiff_t j = 0; j < count; ++j)
+        W[j] = power == 0 ? W[j] * scale : apart[j] > 0 ? W[j] * scale * std::pow(apart[j], power) : 0;
+}
+template <class Kind, class Number = typename Kind::Number>
 inline void pull(int norm, const Pull<Number>& job) {
     for (std::ptrdiff_t j = 0; j < job.count; ++j)
         for (std::int64_t k = 0; k < job.d; ++k) {

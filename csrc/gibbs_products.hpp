@@ -12,6 +12,17 @@
 
 namespace barrow {
 
+namespace detail {
+
+// Columns of so many numbers that stay in the second cache: the sums over a tile are worth more than the first cache.
+template <class Number>
+std::int32_t wide_tile(std::int64_t numbers) {
+    const std::int64_t fits = std::int64_t((1 << 18) / sizeof(Number)) / (numbers + 4) / BLOCK<Number>;
+    return std::int32_t(std::clamp<std::int64_t>(fits, 1, 1024 / BLOCK<Number>)) * BLOCK<Number>;
+}
+
+}  // namespace detail
+
 // out = P V for V (m, k), row by row. Entries above 2^1022 (2^126 in single precision) count as that, and entries that far below
 // the row's scale 2^U_i as nothing.
 template <class Number, class Source>
@@ -28,7 +39,7 @@ void plan_times(const Source& source, const double* U, const double* H, double s
     typename Sweep::Scales scales;
     std::vector<std::vector<double>> sums(sweep.threads(), std::vector<double>((Sweep::TASK + 3) * k, 0.0));
     sweep.each_plan(
-        side, U, sweep.tile(4 + std::min<std::int64_t>(k, 32)), monitor, scales,
+        side, U, detail::wide_tile<Number>(source.weight() + k), monitor, scales,
         [&](int t, std::int32_t i, std::int32_t from, std::int32_t count, const Number* plan, std::ptrdiff_t stride) {
             side.kernel->times(plan, stride, across.data() + from, wide, k, count, sums[t].data() + (i % Sweep::TASK) * k);
         },
@@ -50,7 +61,7 @@ void plan_gradient(const PointRows<Number>& points, const double* U, const doubl
     const std::int64_t d = points.d(), wide = sweep.padded_cols();
     const double p = points.p();
     const int norm = points.norm();
-    const std::int32_t tile = sweep.tile(8 + d);
+    const std::int32_t tile = detail::wide_tile<Number>(2 * d);
     struct Room {
         std::vector<Number> apart, gy;
         std::vector<double> gx;
@@ -68,26 +79,11 @@ void plan_gradient(const PointRows<Number>& points, const double* U, const doubl
         side, U, tile, monitor, scales,
         [&](int t, std::int32_t i, std::int32_t from, std::int32_t count, Number* plan, std::ptrdiff_t stride) {
             Room& room = rooms[t];
-            const bool plain = norm == 2 && p == 2;
-            if (!plain) points.sums(i, from, count, room.apart.data(), tile);
-            for (int r = 0; r < 4; ++r) {
-                Number *const weight = plan + r * stride, *const apart = room.apart.data() + r * tile;
-                const Number scale = Number(scales.scale[i + r] * p);
-                if (scale == 0) {
-                    std::fill_n(weight, count, Number(0));
-                } else if (plain || (norm != 2 && p == 1)) {
-                    for (std::int32_t j = 0; j < count; ++j) weight[j] *= scale;
-                } else if (norm == 2 && p == 1) {
-                    for (std::int32_t j = 0; j < count; ++j)
-                        weight[j] = apart[j] > 0 ? weight[j] * scale / std::sqrt(apart[j]) : Number(0);
-                } else {  // d|z|^p = p |z|^(p - 2) z dz, or p |z|^(p - 1) times the sign
-                    const Number power = Number(norm == 2 ? p / 2 - 1 : p - 1);
-                    for (std::int32_t j = 0; j < count; ++j)
-                        weight[j] = apart[j] > 0 ? weight[j] * scale * std::pow(apart[j], power) : Number(0);
-                }
-                for (std::int32_t j = 0; j < count; ++j)
-                    if (from + j >= points.cols() || !(side.h[from + j] > -std::numeric_limits<Number>::infinity())) weight[j] = 0;
-            }
+            // d|z|^p = p |z|^(p - 2) z dz, or p |z|^(p - 1) times the sign; sums are squares if the norm is 2.
+            const double power = norm == 2 ? p / 2 - 1 : p - 1;
+            if (power != 0 || norm == 0) points.sums(i, from, count, room.apart.data(), tile);
+            for (int r = 0; r < 4; ++r)
+                side.kernel->weigh(plan + r * stride, room.apart.data() + r * tile, count, Number(scales.scale[i + r] * p), Number(power));
             side.kernel->pull(norm, {points.row(i), points.col(from), d, count, stride, plan, room.apart.data(),
                                      room.gx.data() + (i % Sweep::TASK) * d, room.gy.data() + from * d});
         },
@@ -103,7 +99,10 @@ void plan_gradient(const PointRows<Number>& points, const double* U, const doubl
     for (std::int64_t e = 0; e < points.rows() * d; ++e) gx[e] *= per_size;
     constexpr std::int32_t pack = BLOCK<Number>;
     for (std::int64_t j = 0; j < points.cols(); ++j)
-        for (std::int64_t k = 0; k < d; ++k) gy[j * d + k] = per_size * columns[j / pack * pack * d + k * pack + j % pack];
+        for (std::int64_t k = 0; k < d; ++k) {
+            const bool seen = side.h[j] != -std::numeric_limits<Number>::infinity();
+            gy[j * d + k] = seen ? per_size * columns[j / pack * pack * d + k * pack + j % pack] : 0;
+        }
 }
 
 }  // namespace barrow

@@ -212,7 +212,8 @@ private:
                 if (top > most[r]) total[r] *= std::exp2(most[r] - top), most[r] = top;
                 shift[r] = most[r] > -infinity ? Number(most[r]) : 0;
             }
-            side.kernel->powers(0, {c, stride, nullptr, h, count / BLOCK<Number>, shift, side.sharp, true, nullptr, 0, nullptr, nullptr, sums});
+            side.kernel->powers(0, {c, stride, nullptr, h, count / BLOCK<Number>, shift, side.sharp, true, nullptr, 0, nullptr, nullptr,
+                                    sums});
             for (int r = 0; r < 4; ++r)
                 if (most[r] > -infinity || std::isnan(sums[r])) total[r] += double(sums[r]);
         }

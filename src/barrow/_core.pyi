@@ -97,6 +97,44 @@ def distances(x: Tensor, y: Tensor, p: float, norm: float, threads: int, out: Te
 def extent(
     x: Tensor, y: Tensor, p: float, norm: float, threads: int, largest: Tensor, to_x: Tensor, to_y: Tensor
 ) -> None: ...
+def gibbs_pass(
+    x: Tensor,
+    y: Tensor,
+    h: Tensor,
+    epsilon: Tensor,
+    p: float,
+    norm: float,
+    a: Tensor | None,
+    u: Tensor | None,
+    threads: int,
+    f: Tensor,
+    w: Tensor,
+    q: Tensor,
+) -> None: ...
+def gibbs_times(
+    x: Tensor,
+    y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    epsilon: Tensor,
+    p: float,
+    norm: float,
+    V: Tensor,
+    threads: int,
+    out: Tensor,
+) -> None: ...
+def gibbs_vjp(
+    x: Tensor,
+    y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    epsilon: Tensor,
+    p: float,
+    norm: float,
+    threads: int,
+    gx: Tensor,
+    gy: Tensor,
+) -> None: ...
 def instruction_set() -> str: ...
 def line_cost(
     u: Tensor,
@@ -130,6 +168,24 @@ def listed_costs(
     x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: float, threads: int, out: Tensor
 ) -> None: ...
 def matrix_c_transform(cost: Tensor, h: Tensor, columns: bool, threads: int, out: Tensor) -> None: ...
+def matrix_gibbs_pass(
+    C: Tensor,
+    h: Tensor,
+    epsilon: Tensor,
+    columns: bool,
+    a: Tensor | None,
+    u: Tensor | None,
+    threads: int,
+    f: Tensor,
+    w: Tensor,
+    q: Tensor,
+) -> None: ...
+def matrix_gibbs_times(
+    C: Tensor, u: Tensor, v: Tensor, epsilon: Tensor, columns: bool, V: Tensor, threads: int, out: Tensor
+) -> None: ...
+def matrix_soft_c_transform(
+    C: Tensor, h: Tensor, epsilon: Tensor, columns: bool, single: bool, threads: int, f: Tensor
+) -> None: ...
 def network_simplex(
     a: Tensor,
     b: Tensor,
@@ -234,6 +290,16 @@ def sinkhorn_points(
     code: Tensor,
     steps: Tensor,
     error: Tensor,
+def soft_c_transform(
+    x: Tensor,
+    y: Tensor,
+    h: Tensor,
+    epsilon: Tensor,
+    p: float,
+    norm: float,
+    single: bool,
+    threads: int,
+    f: Tensor,
 ) -> None: ...
 def tree_matching(
     parent: Tensor,
