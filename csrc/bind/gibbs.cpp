@@ -49,25 +49,26 @@ void soft_minimum(const Source& source, const Potential& h, int threads, double*
 }
 
 template <class Source>
-void one_pass(const Source& source, const Potential& h, const double* a, const double* u, int threads, double* f, double* w,
-              double* q, Monitor& monitor) {
+void one_pass(const Source& source, const Potential& h, const double* a, const double* u, double power, int threads, double* f,
+              double* w, double* q, Monitor& monitor) {
     const auto weight = [&](std::int32_t i, double log) {
         double found = a ? a[i] : u ? infinity : 1;
-        if (u) found = std::min(found, u[i] == -infinity ? 0 : std::exp2(u[i] * h.sharp + log));
+        if (u) found = std::min(found, u[i] == -infinity ? 0 : std::exp2(u[i] * h.sharp + power * log));
         return w[i] = found;
     };
-    for (std::int32_t i = 0; i < source.rows(); ++i) w[i] = u ? 0 : a ? a[i] : 1;  // of rows that see no column
+    std::fill_n(w, source.rows(), 0.0);  // of rows that see no column
     GibbsSweep<double, Source>(source, threads).pass(h.H.data(), h.sharp, nullptr, weight, f, q, nullptr, monitor);
     for (std::int32_t i = 0; i < source.rows(); ++i) f[i] = f[i] == 0 ? 0 : -f[i] / h.sharp;
 }
 
 struct PassArrays {
     const std::optional<Given>&a, &u;
+    double power;
     const Vectors &f, &w, &q;
 
-    PassArrays(const Given& h, const std::optional<Given>& a, const std::optional<Given>& u, const Vectors& f, const Vectors& w,
-               const Vectors& q, std::size_t n, std::size_t m)
-        : a(a), u(u), f(f), w(w), q(q) {
+    PassArrays(const Given& h, const std::optional<Given>& a, const std::optional<Given>& u, double power, const Vectors& f,
+               const Vectors& w, const Vectors& q, std::size_t n, std::size_t m)
+        : a(a), u(u), power(power), f(f), w(w), q(q) {
         const std::size_t batch = f.shape(0);
         fits(h, batch, m, "h needs one number for every column");
         if (a) fits(*a, batch, n, "a needs one number for every row");
@@ -78,7 +79,7 @@ struct PassArrays {
     template <class Source>
     void run(std::int64_t k, const Source& source, const Potential& h, int threads, Monitor& monitor) const {
         const std::int64_t n = source.rows(), m = source.cols();
-        one_pass(source, h, a ? a->data() + k * n : nullptr, u ? u->data() + k * n : nullptr, threads, f.data() + k * n,
+        one_pass(source, h, a ? a->data() + k * n : nullptr, u ? u->data() + k * n : nullptr, power, threads, f.data() + k * n,
                  w.data() + k * n, q.data() + k * m, monitor);
     }
 };
@@ -113,12 +114,12 @@ void define_clouds(nb::module_& module) {
     module.def(
         "gibbs_pass",
         [](const Array<const T, 3>& x, const Array<const T, 3>& y, const Given& h, const Numbers& epsilon, double p, double norm,
-           const std::optional<Given>& a, const std::optional<Given>& u, int threads, const Vectors& f, const Vectors& w,
+           const std::optional<Given>& a, const std::optional<Given>& u, double power, int threads, const Vectors& f, const Vectors& w,
            const Vectors& q) {
             const std::size_t batch = f.shape(0);
             const Clouds<T> clouds(x, y, batch);
             require(epsilon.shape(0) == batch, "epsilon needs one number for every problem");
-            const PassArrays arrays(h, a, u, f, w, q, x.shape(1), y.shape(1));
+            const PassArrays arrays(h, a, u, power, f, w, q, x.shape(1), y.shape(1));
             const int each = threads_each(batch, threads);
             run(batch, threads, Terms{}, [&](std::int64_t k, Monitor& monitor) {
                 const PointRows<double> rows(clouds.left(k), clouds.right(k), clouds.n(), clouds.m(), clouds.d(), ground_of(p, norm));
@@ -126,7 +127,7 @@ void define_clouds(nb::module_& module) {
             });
         },
         "x"_a.noconvert(), "y"_a.noconvert(), "h"_a.noconvert(), "epsilon"_a.noconvert(), "p"_a, "norm"_a, "a"_a.noconvert().none(),
-        "u"_a.noconvert().none(), "threads"_a, "f"_a.noconvert(), "w"_a.noconvert(), "q"_a.noconvert(),
+        "u"_a.noconvert().none(), "power"_a, "threads"_a, "f"_a.noconvert(), "w"_a.noconvert(), "q"_a.noconvert(),
         "Soft minima f, row weights w and sums of columns q of the kernel between clouds of points, into the arrays given.");
 
     module.def(
@@ -224,18 +225,18 @@ void define_matrices(nb::module_& module) {
     module.def(
         "matrix_gibbs_pass",
         [](const Array<const double, 3>& C, const Given& h, const Numbers& epsilon, bool columns, const std::optional<Given>& a,
-           const std::optional<Given>& u, int threads, const Vectors& f, const Vectors& w, const Vectors& q) {
+           const std::optional<Given>& u, double power, int threads, const Vectors& f, const Vectors& w, const Vectors& q) {
             const std::size_t batch = f.shape(0);
             const Matrices matrices(C, batch, columns);
             require(epsilon.shape(0) == batch, "epsilon needs one number for every problem");
-            const PassArrays arrays(h, a, u, f, w, q, matrices.n(), matrices.m());
+            const PassArrays arrays(h, a, u, power, f, w, q, matrices.n(), matrices.m());
             const int each = threads_each(batch, threads);
             run(batch, threads, Terms{}, [&](std::int64_t k, Monitor& monitor) {
                 arrays.run(k, matrices.rows<double>(k), Potential(h, epsilon, k), each, monitor);
             });
         },
         "C"_a.noconvert(), "h"_a.noconvert(), "epsilon"_a.noconvert(), "columns"_a, "a"_a.noconvert().none(), "u"_a.noconvert().none(),
-        "threads"_a, "f"_a.noconvert(), "w"_a.noconvert(), "q"_a.noconvert(),
+        "power"_a, "threads"_a, "f"_a.noconvert(), "w"_a.noconvert(), "q"_a.noconvert(),
         "Soft minima f, row weights w and sums of columns q of the kernel of matrices of costs, into the arrays given.");
 
     module.def(

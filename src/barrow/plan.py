@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost import Cost, Grid
+from barrow.cost import Cost, Dense, Grid, Points
+from barrow.ops import gibbs
 from barrow.ops.chunks import row_ranges
 
 Pick = Callable[[Cost], Tensor]
@@ -273,10 +274,22 @@ class GibbsPlan(_Blockwise):
         return isinstance(self.cost, Grid) and self.cost.separable
 
     def _times(self, v: Tensor) -> Tensor:
+        swept = self._swept(v)
+        if swept is not None:
+            return swept
         if not self._by_axis:
             return torch.cat([self.block(i, j) @ v for i, j in self.chunks()], -2)
         positive = self._row_sums(v.clamp_min(0).log())
         return positive - self._row_sums((-v).clamp_min(0).log()) if bool((v < 0).any()) else positive
+
+    def _swept(self, v: Tensor) -> Tensor | None:
+        """P v for v (..., m, k) where the core computes it, without a block of the plan."""
+        cost = self.cost
+        if isinstance(cost, Points) and cost.swept(self.u, self.v, v):
+            return gibbs.gibbs_times(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm, v)
+        if isinstance(cost, Dense) and cost.swept(self.u, self.v, v):
+            return gibbs.matrix_gibbs_times(cost.C, self.u, self.v, self.epsilon, v)
+        return None
 
     def _row_sums(self, log_v: Tensor) -> Tensor:
         """P v from log v (..., m, k), through soft minima."""
@@ -287,6 +300,9 @@ class GibbsPlan(_Blockwise):
         if self._by_axis:
             rows, cols = (P._row_sums(torch.zeros_like(P.v)[..., None])[..., 0] for P in (self, self.T))
             return rows, cols
+        row, col = (P._swept(torch.ones_like(P.v)[..., None]) for P in (self, self.T))
+        if row is not None and col is not None:
+            return row[..., 0], col[..., 0]
         row_sums, col_sum = [], torch.zeros((), dtype=self.dtype)
         for i, j in self.chunks():
             P = self.block(i, j)

@@ -80,6 +80,20 @@ class Cost(abc.ABC):
         """-epsilon log sum_j exp((h_j - C_ij) / epsilon), epsilon > 0 a number or (...): h (..., m) -> (..., n)."""
 
     @abc.abstractmethod
+    def gibbs_pass(
+        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What one pass over the Gibbs kernel tells.
+
+        f_i = -epsilon log sum_j exp((h_j - C_ij) / epsilon) normalises the rows of K_ij = exp((f_i + h_j - C_ij) /
+        epsilon). Rows get the masses w_i, the smaller of a_i and exp((u_i - power f_i) / epsilon) where both are given,
+        and then columns have the masses q = K' w.
+
+        Returns:
+            (f (..., n), w (..., n), q (..., m)).
+        """
+
+    @abc.abstractmethod
     def limits(self) -> tuple[Tensor, Tensor]:
         """Numbers that no entry of the matrix is below and above, one a problem: (...), (...)."""
 
@@ -132,23 +146,6 @@ class Cost(abc.ABC):
             return cost.c_transform(h, where)
         return cost.soft_c_transform(h, epsilon)
 
-    def gibbs_pass(
-        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What one pass over the Gibbs kernel tells.
-
-        f_i = -epsilon log sum_j exp((h_j - C_ij) / epsilon) normalises the rows of K_ij = exp((f_i + h_j - C_ij) /
-        epsilon). Rows get the masses w_i, the smaller of a_i and exp((u_i - power f_i) / epsilon) where both are given,
-        and then columns have the masses q = K' w.
-
-        Returns:
-            (f (..., n), w (..., n), q (..., m)).
-        """
-        f = self.soft_c_transform(h, epsilon)
-        w = row_masses(f, epsilon, a, u, power)
-        back = self.T.soft_c_transform(f + epsilon * w.log(), epsilon)
-        return f, w, torch.where(h > -torch.inf, ((h - back) / epsilon).exp(), 0)
-
     def vjp(self, plan: InPieces, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of <plan, C> times ``cotangent`` (...) to each of :attr:`tensors` that requires grad."""
         needed = [t.requires_grad for t in self.tensors]
@@ -191,6 +188,16 @@ def blockwise_soft_c_transform(cost: Cost, h: Tensor, epsilon: Tensor | float) -
     """The soft c-transform of a cost without structure, block by block."""
     batch = math.prod(torch.broadcast_shapes(h.shape[:-1], cost.batch_shape))
     return torch.cat([softmin(cost.block(i, j), h, epsilon) for i, j in cost.chunks(batch)], -1)
+
+
+def gibbs_pass_in_two(
+    cost: Cost, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The pass over the Gibbs kernel by two soft minima."""
+    f = cost.soft_c_transform(h, epsilon)
+    w = row_masses(f, epsilon, a, u, power)
+    back = cost.T.soft_c_transform(f + epsilon * w.log(), epsilon)
+    return f, w, torch.where(h > -torch.inf, ((h - back) / epsilon).exp(), 0)
 
 
 def reshape_batch(t: Tensor, keep: int, batch_shape: Sequence[int], to: Sequence[int]) -> Tensor:

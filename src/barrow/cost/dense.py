@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, reshape_batch
-from barrow.ops import pairs
+from barrow.cost.base import (
+    Cost,
+    blockwise_c_transform,
+    blockwise_soft_c_transform,
+    gibbs_pass_in_two,
+    reshape_batch,
+)
+from barrow.ops import gibbs, pairs
 
 
 @final
@@ -73,11 +79,23 @@ class Dense(Cost):
         return flat.expand(*batch, flat.shape[-1]).gather(-1, index.expand(*batch, index.shape[-1]))
 
     def c_transform(self, h: Tensor, where: Tensor | None = None) -> Tensor:
-        swept = self.dtype == torch.float64 and pairs.swept(self.C, h)
-        return pairs.matrix_c_transform(self.C, h) if swept else blockwise_c_transform(self, h)
+        return pairs.matrix_c_transform(self.C, h) if self.swept(h) else blockwise_c_transform(self, h)
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
-        return blockwise_soft_c_transform(self, h, epsilon)
+        if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))):
+            return blockwise_soft_c_transform(self, h, epsilon)
+        return gibbs.matrix_soft_c_transform(self.C, h, epsilon)
+
+    def gibbs_pass(
+        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.swept(h, *(t for t in (a, u) if t is not None)):
+            return gibbs_pass_in_two(self, h, epsilon, a, u, power)
+        return gibbs.matrix_gibbs_pass(self.C, h, epsilon, a, u, power)
+
+    def swept(self, *others: Tensor) -> bool:
+        """Whether the core does it: it computes in float64."""
+        return self.dtype == torch.float64 and pairs.swept(self.C, *others)
 
     @functools.cached_property
     def forbids(self) -> bool:

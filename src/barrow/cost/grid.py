@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform
+from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, gibbs_pass_in_two
 from barrow.ops import distance, monotone_min, separable
 
 
@@ -169,6 +169,11 @@ class Grid(Cost):
         else:
             found = blockwise_soft_c_transform(self.beside(exact), exact, epsilon)
         return found.to(h.dtype)
+
+    def gibbs_pass(
+        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return gibbs_pass_in_two(self, h, epsilon, a, u, power)
 
     def limits(self) -> tuple[Tensor, Tensor]:
         ends = torch.tensor([0, self.shape[0] - 1], device=self.device)

@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, blockwise_c_transform, blockwise_soft_c_transform, reshape_batch
-from barrow.ops import distance, monotone_min, pairs
+from barrow.cost.base import (
+    Cost,
+    blockwise_c_transform,
+    blockwise_soft_c_transform,
+    gibbs_pass_in_two,
+    reshape_batch,
+)
+from barrow.ops import distance, gibbs, monotone_min, pairs
+
+MEMORY = 8  # dimensions beyond which a stored matrix in float64 is read faster than computed
 
 
 @final
@@ -90,13 +98,13 @@ class Points(Cost):
         return Points(self.y, self.x, self.p, self.norm, precision=self.precision)
 
     def block(self, start: int, stop: int) -> Tensor:
-        if self._swept():
+        if self.swept():
             return pairs.distances(self.x[..., start:stop, :], self.y, self.p, self.norm)
         x, y = self.coordinates
         return distance.all_pairs(x[..., start:stop, :], y, self.p, self.norm)
 
     def pairs(self, rows: Tensor, cols: Tensor) -> Tensor:
-        if self._swept():
+        if self.swept():
             return pairs.listed(self.x, self.y, rows, cols, self.p, self.norm)
         x, y = self.coordinates
         return distance.paired(_take(x, rows), _take(y, cols), self.p, self.norm)
@@ -105,7 +113,7 @@ class Points(Cost):
         if self.d > 1:
             if self.dtype == torch.float64 and "matrix" in self.__dict__ and pairs.swept(self.matrix, h):
                 return pairs.matrix_c_transform(self.matrix, h)
-            if self._swept(h) and self.p <= 32:  # more is too much for single precision
+            if self.swept(h) and self.p <= 32:  # more is too much for single precision
                 return pairs.c_transform(self.x, self.y, h, self.p, self.norm, where)
             return blockwise_c_transform(self, h)
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
@@ -114,7 +122,18 @@ class Points(Cost):
         return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, self.shape[0])
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
-        return blockwise_soft_c_transform(self, h, epsilon)
+        if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))):
+            return blockwise_soft_c_transform(self, h, epsilon)
+        if "matrix" in self.__dict__ and self.d > MEMORY:
+            return gibbs.matrix_soft_c_transform(self.matrix, h, epsilon)
+        return gibbs.soft_c_transform(self.x, self.y, h, epsilon, self.p, self.norm)
+
+    def gibbs_pass(
+        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.swept(h, *(t for t in (a, u) if t is not None)):
+            return gibbs_pass_in_two(self, h, epsilon, a, u, power)
+        return gibbs.gibbs_pass(self.x, self.y, h, epsilon, self.p, self.norm, a, u, power)
 
     def limits(self) -> tuple[Tensor, Tensor]:
         largest, _, _ = self._extent
@@ -143,7 +162,7 @@ class Points(Cost):
     @functools.cached_property
     def _extent(self) -> tuple[Tensor, Tensor, Tensor]:
         """The cost across the box around both clouds, and between its middle and each point."""
-        if self._swept():
+        if self.swept():
             return pairs.extent(self.x, self.y, self.p, self.norm)
         x, y = self.coordinates
         low = torch.minimum(x.amin(-2), y.amin(-2))
@@ -159,11 +178,11 @@ class Points(Cost):
 
     def clouds(self) -> tuple[Tensor, Tensor] | None:
         """The clouds of a batch (B or 1, n, d) as they are stored, where the core makes their matrices one by one."""
-        if len(self.batch_shape) != 1 or not self._swept():
+        if len(self.batch_shape) != 1 or not self.swept():
             return None
         return self.x if self.x.dim() == 3 else self.x[None], self.y if self.y.dim() == 3 else self.y[None]
 
-    def _swept(self, *others: Tensor) -> bool:
+    def swept(self, *others: Tensor) -> bool:
         """Whether the core does it: it computes in float64."""
         return self.dtype == torch.float64 and pairs.swept(self.x, self.y) and (not others or pairs.swept(*others))
 

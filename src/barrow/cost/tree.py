@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from barrow import check
-from barrow.cost.base import Cost, blockwise_soft_c_transform, reshape_batch
+from barrow.cost.base import Cost, blockwise_soft_c_transform, gibbs_pass_in_two, reshape_batch
 from barrow.ops import tree
 
 
@@ -132,6 +132,11 @@ class Tree(Cost):
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         return blockwise_soft_c_transform(self, h, epsilon)
+
+    def gibbs_pass(
+        self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return gibbs_pass_in_two(self, h, epsilon, a, u, power)
 
     def limits(self) -> tuple[Tensor, Tensor]:
         depth = self._depth()

@@ -54,11 +54,13 @@ def gibbs_pass(
     norm: float,
     a: Tensor | None = None,
     u: Tensor | None = None,
+    power: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Half a step of Sinkhorn's iteration and the sums of the other half at one exponential a pair: f, w, q.
 
-    f (..., n) is the soft c-transform of h: the rows of K_ij = exp((f_i + h_j - C_ij) / epsilon) sum to one. w_i (..., n)
-    is the smaller of those given of a_i and exp((u_i - f_i) / epsilon), 1 if none is; q = K' w (..., m).
+    f (..., n) is the soft c-transform of h: the rows of K_ij = exp((f_i + h_j - C_ij) / epsilon) sum to one. w_i is
+    the smaller of those given of a_i and exp((u_i - power f_i) / epsilon), 1 if none is; q = K' w (..., m). A row
+    that sees no column has f = inf and w = 0.
 
     >>> w = torch.tensor([0.25, 0.75]).double()
     >>> f, w, q = gibbs_pass(torch.zeros(2, 1), torch.zeros(4, 1), torch.zeros(4).double(), 1.0, 2, 2, w)
@@ -76,7 +78,7 @@ def gibbs_pass(
         one, two = (None if t is None else _vectors(t, batch) for t in (a, u))
         clouds = _clouds(x, batch), _clouds(y, batch)
         _core.gibbs_pass(
-            *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, one, two, _threads(work), f, w, q
+            *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, one, two, power, _threads(work), f, w, q
         )
     return f.view(*batch, n), w.view(*batch, n), q.view(*batch, m)
 
@@ -153,7 +155,12 @@ def matrix_soft_c_transform(
 
 
 def matrix_gibbs_pass(
-    C: Tensor, h: Tensor, epsilon: Tensor | float, a: Tensor | None = None, u: Tensor | None = None
+    C: Tensor,
+    h: Tensor,
+    epsilon: Tensor | float,
+    a: Tensor | None = None,
+    u: Tensor | None = None,
+    power: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`gibbs_pass` for a matrix of costs C (..., n, m).
 
@@ -170,7 +177,7 @@ def matrix_gibbs_pass(
         one, two = (None if t is None else _vectors(t, batch) for t in (a, u))
         threads = _threads(size * n * m)
         _core.matrix_gibbs_pass(
-            matrix, _vectors(h, batch), _epsilons(epsilon, batch), columns, one, two, threads, f, w, q
+            matrix, _vectors(h, batch), _epsilons(epsilon, batch), columns, one, two, power, threads, f, w, q
         )
     return f.view(*batch, n), w.view(*batch, n), q.view(*batch, m)
 
