@@ -128,8 +128,8 @@ MEMORY = Case(
     name="memory",
     contenders=(
         Contender("barrow sinkhorn_cost", "barrow", barrow_cost, found),
-        Contender("GeomLoss multiscale, scaling 0.9", "geomloss", geomloss_cost("multiscale"), found),
-        Contender("GeomLoss online, scaling 0.9", "geomloss", geomloss_cost("online"), found),
+        Contender("GeomLoss multiscale, scaling 0.9", "geomloss", geomloss_cost("multiscale"), found, compiles=True),
+        Contender("GeomLoss online, scaling 0.9", "geomloss", geomloss_cost("online"), found, compiles=True),
     ),
     settings=memory_settings,
     make=make,

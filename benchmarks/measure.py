@@ -257,9 +257,11 @@ def _child(
     chosen = CASES[case]
     contender = next(c for c in chosen.contenders if c.name == name)
     try:
-        # Imports and thread pools must not count.
+        # Imports and thread pools must not count, nor what is compiled, which may need more than a few points.
+        size = min(500, setting.n) if contender.compiles else 8
         with contextlib.suppress(Exception):
-            _run(contender, chosen.make(dataclasses.replace(setting, n=8, m=8)), effort)
+            least = contender.efforts[0] if contender.efforts else None
+            _run(contender, chosen.make(dataclasses.replace(setting, n=size, m=min(size, setting.m))), least)
         data = chosen.make(setting)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
