@@ -36,11 +36,11 @@ def run(*command: str, **environment: str) -> str:
 
 
 @needs_triton
-@pytest.mark.parametrize("file", ["interpreted.py", "interpreted_sinkhorn.py"])
-def test_interpreted(file):
+def test_interpreted():
     # numpy, which interprets, warns of the logarithm of zero.
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::RuntimeWarning")
-    said = run("-m", "pytest", *options, f"tests/kernels/{file}", TRITON_INTERPRET="1")
+    files = (f"tests/kernels/{name}.py" for name in ("interpreted", "interpreted_sinkhorn"))
+    said = run("-m", "pytest", *options, *files, TRITON_INTERPRET="1")
     assert " passed" in said
 
 

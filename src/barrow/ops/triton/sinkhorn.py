@@ -191,13 +191,13 @@ class Sweeps:
         self.active.copy_((which & (self.steps < self.limit)).to(torch.int32))
 
     def drive(self, late: Callable[[], bool] | None = None) -> None:
-        """Sweep until every problem has stopped, or until ``late``, asked once a chunk of sweeps, says so."""
+        """Sweep until every problem has stopped, or until ``late``, asked now and then, says so."""
         if not self.active.numel():
             return
         with guard(self.f):
             if not self.f.is_cuda:
                 while bool(self.active.any()) and not (late is not None and late()):
-                    self.advance(CHUNK)
+                    self.advance(1)
                 return
             self.advance(CHUNK)  # compiles what a recording must find compiled
             if self.graph is None and self.f.numel() * self.clouds.m < SMALL:
