@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="Sizes n, separated by commas; each case has its own default.")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="How often each contender runs.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="Threads of everybody; 0 leaves their choices.")] = 1,
+    limit: Annotated[float, typer.Option(min=0, help="Seconds a run may take in a search; 0: the case's own.")] = 0,
     output: Annotated[Path, typer.Option(help="The CSV file to append to.")] = HERE / "results.csv",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table and append nothing.")] = False,
 ) -> None:
@@ -42,8 +44,9 @@ def main(
         use_threads(threads)
     console = Console()
     for name in cases or CASES:
-        for setting in CASES[name].settings(chosen):
-            rows = compare(CASES[name], setting, repeats)
+        case = dataclasses.replace(CASES[name], limit_s=limit or CASES[name].limit_s)
+        for setting in case.settings(chosen):
+            rows = compare(case, setting, repeats)
             show(rows, console)
             if not dry_run:
                 append(rows, output)
