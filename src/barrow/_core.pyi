@@ -292,6 +292,7 @@ def sinkhorn_points(
     code: Tensor,
     steps: Tensor,
     error: Tensor,
+) -> None: ...
 def soft_c_transform(
     x: Tensor,
     y: Tensor,
