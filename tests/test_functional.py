@@ -63,6 +63,15 @@ every_histogram = pytest.mark.parametrize("loss", HISTOGRAMS.values(), ids=HISTO
         ("tree_emd", "h, t, tree, exponent=1"),
         ("label_wasserstein", "h, t, C, *, epsilon, rho=inf, tol=0.001, max_steps=10000"),
         ("tangent", "h"),
+        ("sinkhorn_transport", "h, t, C, *, epsilon, tol=0.001, max_steps=10000"),
+        ("sinkhorn_ball", "h, t, C, *, alpha, tol=0.001, max_steps=200"),
+        ("barycenter", "histograms, C, weights=None, *, epsilon, tol=1e-05, max_steps=10000, progress=None"),
+        ("debiased_barycenter", "histograms, C, weights=None, *, epsilon, tol=1e-05, max_steps=10000, progress=None"),
+        (
+            "free_barycenter",
+            "clouds, weights=None, masses=None, *, n, p=2, epsilon=0.0, start=None, tol=1e-06, max_steps=100, "
+            "progress=None",
+        ),
     ],
 )
 def test_signatures(quantity, signature):

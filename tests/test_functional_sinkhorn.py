@@ -7,8 +7,8 @@ import torch
 
 import barrow
 from barrow import ConvergenceWarning, Dense, Problem, sinkhorn_ball, sinkhorn_transport
-from barrow.functional import fixed_point
-from problems import F64, check_gradient, dirichlet, lp_value, uniform
+from barrow.functional import fixed_point, sinkhorn
+from problems import F64, check_gradient, cloud, dirichlet, lp_value, uniform
 
 KINDS = {
     "transport": lambda h, t, C, **options: sinkhorn_transport(h, t, C, epsilon=0.05, **options),
@@ -123,6 +123,15 @@ def test_thousands_of_histograms_share_a_matrix():
         assert torch.allclose(values[k], sinkhorn_transport(h[k], t, C, epsilon=0.1), rtol=1e-10, atol=0)
 
 
+def test_atoms_of_little_weight_are_certified_too():
+    # Their potentials ask for long Newton steps, which must not hold up all others.
+    z = cloud(150, 20, seed=0)
+    C = torch.cdist(z, z) / 10
+    h, t = torch.softmax(2 * cloud(3, 150, seed=1), -1), dirichlet(3, 150, seed=2)
+    value = sinkhorn_transport(h, t, C, epsilon=0.02)
+    assert torch.allclose(value, sinkhorn_transport(h, t, C, epsilon=0.02, tol=1e-5), rtol=1e-5)
+
+
 def test_small_groups_change_nothing(monkeypatch):
     h, t, C = dirichlet(7, 5, seed=0), dirichlet(7, 5, seed=1), uniform(7, 5, 5, seed=2).requires_grad_()
     whole = [loss(h, t, C) for loss in KINDS.values()]
@@ -134,10 +143,11 @@ def test_small_groups_change_nothing(monkeypatch):
         assert torch.allclose(torch.autograd.grad(again.sum(), C)[0], slope, rtol=1e-9, atol=1e-12)
 
 
-def test_a_transport_that_is_not_certified_warns():
+def test_a_transport_that_is_not_certified_warns(monkeypatch):
+    monkeypatch.setattr(sinkhorn, "POLISH", 0)
     h, t, C = dirichlet(30, seed=0), dirichlet(30, seed=1), metric(30)
-    with pytest.warns(ConvergenceWarning, match="certified to a relative error of") as seen:
-        sinkhorn_transport(h, t, C, epsilon=1e-6, tol=1e-9, max_steps=1)
+    with pytest.warns(ConvergenceWarning, match=r"certified to a relative error of") as seen:
+        sinkhorn_transport(h, t, C, epsilon=1e-3, tol=1e-6)
     assert seen[0].filename == __file__
 
 

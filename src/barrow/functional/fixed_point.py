@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 ENTRIES = 1 << 22  # of the plans that are held at once
+LONGEST = 2.0  # epsilon: how far a Newton step moves a potential at most
 RIDGE = 1e-13  # of the largest eigenvalue of S, 1: where P falls apart into blocks, S has more than one zero
 
 
@@ -107,6 +108,7 @@ def newton(
         part = Plans(*(t[todo] for t in now))
         C_, a_, b_, eps, g_ = pick(C, todo), a[todo], b[todo], epsilon[todo], g[todo]
         new = g_ + _step(part, a_, b_, eps)
+        new = sweep(C_, plans(C_, a_, b_, eps, new), a_, b_, eps, new)
         then = plans(C_, a_, b_, eps, new)
         worse = ~(off(then, b_) < off(part, b_)) & ~(then.value > part.value)
         if bool(worse.any()):
@@ -124,10 +126,12 @@ def newton(
 
 
 def _step(now: Plans, a: Tensor, b: Tensor, epsilon: Tensor) -> Tensor:
-    """Newton's step, shortened where it would change the plan beyond what its quadratic model knows."""
-    d = epsilon[:, None] * solve_columns(now, a, b, b - now.q)
-    longest = d.abs().amax(-1, keepdim=True) / epsilon[:, None]
-    return d / (longest / 4).clamp_min(1)
+    """Newton's step, cut atom by atom where it would change the plan beyond what its quadratic model knows.
+
+    Atoms of little weight ask for the longest steps; one block ascent afterwards puts them in their place.
+    """
+    d = solve_columns(now, a, b, b - now.q)
+    return epsilon[:, None] * d.clamp(-LONGEST, LONGEST)
 
 
 def project(C: Tensor, now: Plans, a: Tensor, b: Tensor, epsilon: Tensor, g: Tensor) -> Moved:

@@ -184,7 +184,7 @@ def label_wasserstein(
         gained = _plogp(h) + _plogp(t) + (h.sum(-1) + t.sum(-1)) / 2 - h.sum(-1) * t.sum(-1)
         return value(Problem(cost, h, t, epsilon=epsilon), solver) + (epsilon * gained).to(C.dtype)
     # -H(T) = KL(T | 1 x 1 / KL) + (1 - log KL) |T| - 1. Another constant reference would need no change of the costs,
-    # but add a number of the order of epsilon KL to the value, beside which neither tol nor single precision means much.
+    # but add a number of order epsilon KL to the value, beside which neither tol nor single precision means much.
     half = (K * L) ** -0.5
     r, s = (C.new_full((size,), half) for size in (K, L))
     moved = Dense(cost.C.to(check.compute_dtype(C.dtype)) + epsilon * (1 - math.log(K * L)))

@@ -88,8 +88,8 @@ def _means(problem: Problem) -> tuple[Tensor, Tensor]:
 def _rows(cost: Cost, chosen: Tensor) -> Tensor:
     """The costs (B, k, m) of some rows (B, k)."""
     (B, k), m = chosen.shape, cost.shape[1]
-    rows = chosen[..., None].expand(B, k, m).reshape(B, -1)
-    cols = torch.arange(m, device=chosen.device).expand(B, k, m).reshape(B, -1)
+    rows = chosen[..., None].expand(B, k, m).reshape(B, k * m)
+    cols = torch.arange(m, device=chosen.device).expand(B, k, m).reshape(B, k * m)
     return cost.pairs(rows, cols).reshape(B, k, m)
 
 
