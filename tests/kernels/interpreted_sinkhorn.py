@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from barrow import Points, Problem, certify
+from barrow.ops import distance
+from barrow.ops import softmin as reference
 from barrow.ops.triton import softmin
 from barrow.ops.triton.sinkhorn import Sweeps, sinkhorn_on_device
 from problems import cloud, dirichlet
@@ -51,6 +53,35 @@ def test_every_problem_is_solved(rho, referenced, dtype):
     assert found.settled.all()
     bounds = proved(found, x, y, a, b, 2.0, rho=rho, reference=reference)
     assert (bounds.relative_gap <= 1e-4).all()
+
+
+def by_hand(x, y, a, b, target, rho, sweeps):
+    """The sweeps of `barrow.Sinkhorn` before over-relaxation, on a matrix."""
+    C, (rho_a, rho_b) = distance.all_pairs(x, y, 2, 2), rho
+    low, high = torch.minimum(x.amin(0), y.amin(0)), torch.maximum(x.amax(0), y.amax(0))
+    epsilon, f, g = float((high - low).square().sum()), torch.zeros_like(a), torch.zeros_like(b)
+    for _ in range(sweeps):
+        logs = (torch.logsumexp(w.log() - h / r, -1) for w, h, r in ((a, f, rho_a), (b, g, rho_b)))
+        shift = (next(logs) - next(logs)) / (1 / rho_a + 1 / rho_b)
+        before, f, g = f, f + shift, g - shift
+        together = target < epsilon <= 16 * target
+        length = 0.5 if together else 1.0
+        right = reference.softmin(C.T, f + epsilon * a.log(), epsilon) / (1 + epsilon / rho_b)
+        new = g + length * (right - g)
+        left = reference.softmin(C, (g if together else new) + epsilon * b.log(), epsilon) / (1 + epsilon / rho_a)
+        f, g = f + length * (left - f), new
+        if epsilon <= 16 * target or (a * (f - before).abs()).sum() <= 0.05 * epsilon:
+            epsilon = max(epsilon / 2, target)
+    return f, g
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 2.0])
+def test_sweeps_are_what_they_say(epsilon):
+    x, y, a, b = (t[0] for t in drawn())
+    for rho in ((0.5, 2.0), (INF, 3.0)):
+        found = sinkhorn_on_device(x, y, a[None], b[None], epsilon=epsilon, rho=rho, settle=0.0, max_steps=5, dtype=F64)
+        for one, other in zip(found, by_hand(x, y, a, b, epsilon, rho, 5), strict=False):
+            assert torch.allclose(one[0], other, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("p", "norm", "d", "epsilon"), [(1, 2, 3, 0.5), (2, INF, 3, 1.0), (2, 2, 40, 16.0)])
