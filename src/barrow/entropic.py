@@ -35,7 +35,7 @@ from barrow.ops.summation import pairwise_sum
 from barrow.problem import Problem, log_ratio, marginal_penalty, step
 from barrow.repair import served, support
 
-EXCESS = 1e-5  # of a column's mass beyond what it should have, that is mended by scaling the plan; beyond, by a pass
+EXCESS = 1e-4  # of a column beyond its weight, that is mended by scaling the plan; beyond, by one more pass
 
 
 class Witnessed(NamedTuple):

@@ -291,6 +291,16 @@ class GibbsPlan(_Blockwise):
             return gibbs.matrix_gibbs_times(cost.C, self.u, self.v, self.epsilon, v)
         return None
 
+    def gradient(self, cotangent: Tensor) -> tuple[Tensor, ...] | None:
+        """That of <P, C> times ``cotangent`` (...) in the data of the cost at fixed P, where one pass of the core gives it."""
+        cost = self.cost
+        if not isinstance(cost, Points) or not cost.swept(self.u, self.v, cotangent):
+            return None
+        both = gibbs.gibbs_vjp(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm)
+        return tuple(
+            (cotangent[..., None, None] * t).sum_to_size(z.shape) for t, z in zip(both, cost.tensors, strict=True)
+        )
+
     def _row_sums(self, log_v: Tensor) -> Tensor:
         """P v from log v (..., m, k), through soft minima."""
         h = self.v[..., None, :] + self.epsilon * log_v.mT  # (..., k, m)

@@ -123,7 +123,8 @@ def attempt(
         if bool(fault.any()):
             codes = torch.where(fault != 0, fault, codes)
             proof, plan = _blank(fault != 0, proof, plan)
-        plan = plan.to(dtype).reshape_batch(batch)
+        fine = plan.reshape_batch(batch)  # what gradients are computed from
+        plan = fine.to(dtype)
         f, g = (h.to(dtype).reshape(*batch, h.shape[-1]) for h in (proof.f, proof.g))
         # The dual objective carries its own rounding; the bracket does not.
         value = torch.minimum(torch.maximum(proof.value, proof.lower), proof.upper)
@@ -131,7 +132,8 @@ def attempt(
     sources = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
     if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
         hole = torch.where(hopeless.reshape(*batch, 1), torch.nan, 1.0).to(f)  # inf has no gradient
-        known = plan.scale(hole.expand_as(f), torch.ones_like(g)) if bool(hopeless.any()) else plan
+        whole = (hole.expand_as(f).to(fine.dtype), torch.ones_like(g, dtype=fine.dtype))
+        known = fine.scale(*whole) if bool(hopeless.any()) else fine
         value = _Value.apply(value, problem, known, f * hole, g * hole, *sources)
     return Solution(
         value=value,
@@ -249,9 +251,14 @@ def _envelope(
     epsilon, (rho_a, rho_b), dtype = problem.epsilon, problem.rho, check.compute_dtype(problem.dtype)
     exact = problem.detach(dtype)
     kinds = len(problem.cost.tensors)
-    data = [t.requires_grad_(need) for t, need in zip(exact.cost.tensors, needs, strict=False)]
-    grads: list[Tensor | None] = list(exact.cost.replace(*data).vjp(plan, grad.to(dtype))) if any(needs[:kinds]) else []
-    grads += [None] * (kinds - len(grads))
+    grads: list[Tensor | None] = [None] * kinds
+    if any(needs[:kinds]):
+        swept = plan.gradient(grad.to(plan.dtype)) if isinstance(plan, GibbsPlan) else None
+        if swept is None:
+            data = [t.requires_grad_(need) for t, need in zip(exact.cost.tensors, needs, strict=False)]
+            grads = list(exact.cost.replace(*data).vjp(plan, grad.to(dtype)))
+        else:
+            grads = [t if need else None for t, need in zip(swept, needs, strict=False)]
 
     slopes = []
     for rho, h, w, other in ((rho_a, f, exact.a, 1), (rho_b, g, exact.b, 0)):
