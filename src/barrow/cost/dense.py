@@ -21,6 +21,9 @@ from barrow.cost.base import (
 )
 from barrow.ops import gibbs, pairs
 
+MANY = 8  # problems with one cost from which on a product of matrices is faster than their passes
+REACH = 300  # epsilon: the largest entry whose exponential a product of matrices may meet
+
 
 @final
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -65,7 +68,10 @@ class Dense(Cost):
 
     @property
     def T(self) -> Dense:
-        return Dense(self.C.mT)
+        flipped = Dense(self.C.mT)
+        if (known := self.__dict__.get("_kernel")) is not None:
+            object.__setattr__(flipped, "_kernel", (known[0], known[1].mT))
+        return flipped
 
     def block(self, start: int, stop: int) -> Tensor:
         return self.C[..., start:stop, :]
@@ -84,14 +90,41 @@ class Dense(Cost):
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))):
             return blockwise_soft_c_transform(self, h, epsilon)
+        if (K := self.kernel(h.shape[:-1].numel(), epsilon)) is not None:
+            # One kernel for all: a product of matrices. Exponents of h below the range count for nothing beside the
+            # highest, whose column alone gives each sum at least exp(-REACH).
+            strength, kernel = K
+            highest = h.amax(-1, keepdim=True)
+            shift = torch.where(highest > -torch.inf, highest, 0)
+            return -strength * (((h - shift) / strength).exp() @ kernel.mT).log() - shift
+        if not gibbs.in_range(epsilon):
+            return blockwise_soft_c_transform(self, h, epsilon)
         return gibbs.matrix_soft_c_transform(self.C, h, epsilon)
 
     def gibbs_pass(
         self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.swept(h, *(t for t in (a, u) if t is not None)):
+        swept = self.swept(h, *(t for t in (a, u) if t is not None)) and gibbs.in_range(epsilon)
+        if not swept or self.kernel(h.shape[:-1].numel(), epsilon) is not None:
             return gibbs_pass_in_two(self, h, epsilon, a, u, power)
         return gibbs.matrix_gibbs_pass(self.C, h, epsilon, a, u, power)
+
+    def kernel(self, batch: int, epsilon: Tensor | float) -> tuple[float, Tensor] | None:
+        """epsilon and exp(-C / epsilon), made once, where many problems share them and no entry leaves the range."""
+        if self.C.dim() != 2 or batch < MANY or self.forbids:
+            return None
+        if isinstance(epsilon, Tensor):
+            if epsilon.numel() == 0 or not bool((epsilon == epsilon.flatten()[0]).all()):
+                return None
+            epsilon = float(epsilon.flatten()[0])
+        known: tuple[float, Tensor] | None = self.__dict__.get("_kernel")
+        if known is None or known[0] != epsilon:
+            low, high = self.limits()
+            if not -REACH * epsilon < float(low) <= float(high) < REACH * epsilon or not gibbs.in_range(epsilon):
+                return None
+            known = (epsilon, (-self.C / epsilon).exp())
+            object.__setattr__(self, "_kernel", known)
+        return known
 
     def swept(self, *others: Tensor) -> bool:
         """Whether the core does it: it computes in float64."""

@@ -122,7 +122,7 @@ class Points(Cost):
         return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, self.shape[0])
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
-        if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))):
+        if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))) or not gibbs.in_range(epsilon):
             return blockwise_soft_c_transform(self, h, epsilon)
         if "matrix" in self.__dict__ and self.d > MEMORY:
             return gibbs.matrix_soft_c_transform(self.matrix, h, epsilon)
@@ -131,7 +131,7 @@ class Points(Cost):
     def gibbs_pass(
         self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.swept(h, *(t for t in (a, u) if t is not None)):
+        if not self.swept(h, *(t for t in (a, u) if t is not None)) or not gibbs.in_range(epsilon):
             return gibbs_pass_in_two(self, h, epsilon, a, u, power)
         return gibbs.gibbs_pass(self.x, self.y, h, epsilon, self.p, self.norm, a, u, power)
 

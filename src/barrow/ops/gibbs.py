@@ -110,6 +110,13 @@ def gibbs_times(
     return out.view(*batch, n, k)
 
 
+def in_range(epsilon: Tensor | float) -> bool:
+    """Whether the kernels bear this epsilon: its inverse, squared, must be a number."""
+    if isinstance(epsilon, Tensor):
+        return bool(((epsilon > 1e-150) & (epsilon < 1e150)).all())
+    return 1e-150 < epsilon < 1e150
+
+
 def gibbs_vjp(
     x: Tensor, y: Tensor, u: Tensor, v: Tensor, epsilon: Tensor | float, p: float, norm: float
 ) -> tuple[Tensor, Tensor]:

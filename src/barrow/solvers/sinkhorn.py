@@ -66,6 +66,10 @@ class Sinkhorn(Solver):
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         data = _swept(problem)
+        if isinstance(problem.cost, Dense) and problem.cost.kernel(len(problem.a), problem.epsilon) is not None:
+            # Cuturi's many histograms against one kernel: products of matrices, which need no annealing.
+            start = start or Start(torch.zeros_like(problem.a), torch.zeros_like(problem.b))
+            data = None
         if data is None:
             return ascend(problem, start, watch, self.tol, self.max_steps, self.time_limit)
         return self._search(problem, data, start, watch)
