@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from barrow import Dense, GibbsPlan, Points
+from barrow.cost.base import blockwise_soft_c_transform, gibbs_pass_in_two
 from barrow.ops import gibbs
 from problems import F64, cloud, generator, uniform
 
@@ -307,3 +309,47 @@ def test_nothing_at_all():
     x, y, h = torch.zeros(0, 5, 2, dtype=F64), torch.zeros(0, 6, 2, dtype=F64), torch.zeros(0, 6, dtype=F64)
     assert gibbs.soft_c_transform(x, y, h, 0.1, 2, 2).shape == (0, 5)
     assert [t.shape for t in gibbs.gibbs_pass(x, y, h, 0.1, 2, 2)] == [(0, 5), (0, 5), (0, 6)]
+
+
+# -- who uses it -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda x, y: Points(x, y, p=1), lambda x, y: Dense(costs(x, y, 2, 2))])
+@pytest.mark.parametrize("epsilon", [0.3, torch.tensor([0.1, 3.0], dtype=F64)])
+def test_costs_ask_the_core(make, epsilon, monkeypatch):
+    cost, h = make(cloud(2, 20, 3, seed=1), cloud(2, 30, 3, seed=2)), cloud(2, 30, seed=3)
+    found = cost.soft_c_transform(h, epsilon)
+    assert torch.allclose(found, blockwise_soft_c_transform(cost, h, epsilon), rtol=1e-13)
+    leaf = h.clone().requires_grad_()
+    recorded = cost.soft_c_transform(leaf, epsilon)  # who wants a gradient is not handed to the core
+    assert torch.allclose(recorded, found, rtol=1e-13)
+    (slope,) = torch.autograd.grad(recorded.sum(), leaf)
+    assert torch.allclose(-slope.sum(-1), torch.full((2,), 20.0, dtype=F64))
+    a, u = uniform(2, 20, seed=4), cloud(2, 20, seed=5)
+    for given in ((a, None, 1.0), (None, u, 0.5), (a, u, 1.0)):
+        for one, two in zip(cost.gibbs_pass(h, 0.3, *given), gibbs_pass_in_two(cost, h, 0.3, *given), strict=True):
+            assert torch.allclose(one, two, rtol=1e-12)
+    monkeypatch.setattr(gibbs, "gibbs_times", None)
+    monkeypatch.setattr(gibbs, "matrix_gibbs_times", None)
+    with pytest.raises(TypeError):
+        GibbsPlan(cost, u, h, 0.3).marginals()
+
+
+def test_a_matrix_that_is_kept_is_read():
+    x, y, h = draw(20, 30, 17)
+    cost = Points(x, y)
+    before = cost.soft_c_transform(h, 0.5)
+    cost.matrix[:] += 1
+    assert torch.allclose(cost.soft_c_transform(h, 0.5), before + 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda x, y: Points(x, y, p=1), lambda x, y: Dense(costs(x, y, 2, 2))])
+def test_plans_of_costs_are_the_definition(make):
+    cost, u, v = make(cloud(2, 20, 3, seed=1), cloud(2, 30, 3, seed=2)), cloud(2, 20, seed=3), cloud(2, 30, seed=4)
+    plan = GibbsPlan(cost, u, v, 0.5)
+    P, V = plan.dense(), cloud(2, 30, 4, seed=5)
+    rows, cols = plan.marginals()
+    assert torch.allclose(rows, P.sum(-1), rtol=1e-12)
+    assert torch.allclose(cols, P.sum(-2), rtol=1e-12)
+    assert torch.allclose(plan @ V, P @ V, rtol=1e-11, atol=1e-13)
+    assert torch.allclose(plan.T @ V[:, :20], P.mT @ V[:, :20], rtol=1e-11, atol=1e-13)

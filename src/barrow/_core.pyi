@@ -98,43 +98,43 @@ def extent(
     x: Tensor, y: Tensor, p: float, norm: float, threads: int, largest: Tensor, to_x: Tensor, to_y: Tensor
 ) -> None: ...
 def gibbs_pass(
-    x: Tensor,
-    y: Tensor,
-    h: Tensor,
-    epsilon: Tensor,
+    x: Array,
+    y: Array,
+    h: Array,
+    epsilon: Array,
     p: float,
     norm: float,
-    a: Tensor | None,
-    u: Tensor | None,
+    a: Array | None,
+    u: Array | None,
     power: float,
     threads: int,
-    f: Tensor,
-    w: Tensor,
-    q: Tensor,
+    f: Array,
+    w: Array,
+    q: Array,
 ) -> None: ...
 def gibbs_times(
-    x: Tensor,
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    epsilon: Tensor,
+    x: Array,
+    y: Array,
+    u: Array,
+    v: Array,
+    epsilon: Array,
     p: float,
     norm: float,
-    V: Tensor,
+    V: Array,
     threads: int,
-    out: Tensor,
+    out: Array,
 ) -> None: ...
 def gibbs_vjp(
-    x: Tensor,
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    epsilon: Tensor,
+    x: Array,
+    y: Array,
+    u: Array,
+    v: Array,
+    epsilon: Array,
     p: float,
     norm: float,
     threads: int,
-    gx: Tensor,
-    gy: Tensor,
+    gx: Array,
+    gy: Array,
 ) -> None: ...
 def instruction_set() -> str: ...
 def line_cost(
@@ -170,23 +170,23 @@ def listed_costs(
 ) -> None: ...
 def matrix_c_transform(cost: Tensor, h: Tensor, columns: bool, threads: int, out: Tensor) -> None: ...
 def matrix_gibbs_pass(
-    C: Tensor,
-    h: Tensor,
-    epsilon: Tensor,
+    C: Array,
+    h: Array,
+    epsilon: Array,
     columns: bool,
-    a: Tensor | None,
-    u: Tensor | None,
+    a: Array | None,
+    u: Array | None,
     power: float,
     threads: int,
-    f: Tensor,
-    w: Tensor,
-    q: Tensor,
+    f: Array,
+    w: Array,
+    q: Array,
 ) -> None: ...
 def matrix_gibbs_times(
-    C: Tensor, u: Tensor, v: Tensor, epsilon: Tensor, columns: bool, V: Tensor, threads: int, out: Tensor
+    C: Array, u: Array, v: Array, epsilon: Array, columns: bool, V: Array, threads: int, out: Array
 ) -> None: ...
 def matrix_soft_c_transform(
-    C: Tensor, h: Tensor, epsilon: Tensor, columns: bool, single: bool, threads: int, f: Tensor
+    C: Array, h: Array, epsilon: Array, columns: bool, single: bool, threads: int, f: Array
 ) -> None: ...
 def network_simplex(
     a: Tensor,
@@ -294,15 +294,15 @@ def sinkhorn_points(
     error: Tensor,
 ) -> None: ...
 def soft_c_transform(
-    x: Tensor,
-    y: Tensor,
-    h: Tensor,
-    epsilon: Tensor,
+    x: Array,
+    y: Array,
+    h: Array,
+    epsilon: Array,
     p: float,
     norm: float,
     single: bool,
     threads: int,
-    f: Tensor,
+    f: Array,
 ) -> None: ...
 def tree_matching(
     parent: Tensor,

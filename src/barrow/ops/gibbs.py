@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from barrow import _core
-from barrow.ops.pairs import _clouds, _room, _threads
+from barrow.ops.pairs import _clouds, _threads
 
 
 def soft_c_transform(
@@ -34,15 +36,15 @@ def soft_c_transform(
     0.5
     """
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], h.shape[:-1], _shape(epsilon))
-    f = _room(math.prod(batch), x.shape[-2])
-    if f.numel():
-        work = f.numel() * y.shape[-2] * x.shape[-1]
-        clouds = _clouds(x, batch), _clouds(y, batch)
+    f = np.empty((math.prod(batch), x.shape[-2]))
+    if f.size:
+        work = f.size * y.shape[-2] * x.shape[-1]
+        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
         single = precision == torch.float32
         _core.soft_c_transform(
             *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, single, _threads(work), f
         )
-    return f.view(*batch, x.shape[-2])
+    return torch.from_numpy(f).view(*batch, x.shape[-2])
 
 
 def gibbs_pass(
@@ -72,15 +74,15 @@ def gibbs_pass(
         x.shape[:-2], y.shape[:-2], h.shape[:-1], _shape(epsilon), *(t.shape[:-1] for t in others)
     )
     size, n, m = math.prod(batch), x.shape[-2], y.shape[-2]
-    f, w, q = _room(size, n), _room(size, n), _room(size, m)
-    if f.numel():
+    f, w, q = np.empty((size, n)), np.empty((size, n)), np.empty((size, m))
+    if f.size:
         work = size * n * m * x.shape[-1]
         one, two = (None if t is None else _vectors(t, batch) for t in (a, u))
-        clouds = _clouds(x, batch), _clouds(y, batch)
+        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
         _core.gibbs_pass(
             *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, one, two, power, _threads(work), f, w, q
         )
-    return f.view(*batch, n), w.view(*batch, n), q.view(*batch, m)
+    return torch.from_numpy(f).view(*batch, n), torch.from_numpy(w).view(*batch, n), torch.from_numpy(q).view(*batch, m)
 
 
 def gibbs_times(
@@ -99,15 +101,23 @@ def gibbs_times(
         x.shape[:-2], y.shape[:-2], u.shape[:-1], v.shape[:-1], _shape(epsilon), V.shape[:-2]
     )
     size, n, k = math.prod(batch), x.shape[-2], V.shape[-1]
-    out = _room(size, n, k)
-    if out.numel():
+    out = np.empty((size, n, k))
+    if out.size:
         work = size * n * y.shape[-2] * (x.shape[-1] + k)
-        clouds = _clouds(x, batch), _clouds(y, batch)
-        V = V.expand(*batch, *V.shape[-2:]).reshape(size, *V.shape[-2:]).contiguous()
+        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
+        moved = _array(V.expand(*batch, *V.shape[-2:]).reshape(size, *V.shape[-2:]))
         _core.gibbs_times(
-            *clouds, _vectors(u, batch), _vectors(v, batch), _epsilons(epsilon, batch), p, norm, V, _threads(work), out
+            *clouds,
+            _vectors(u, batch),
+            _vectors(v, batch),
+            _epsilons(epsilon, batch),
+            p,
+            norm,
+            moved,
+            _threads(work),
+            out,
         )
-    return out.view(*batch, n, k)
+    return torch.from_numpy(out).view(*batch, n, k)
 
 
 def in_range(epsilon: Tensor | float) -> bool:
@@ -131,14 +141,14 @@ def gibbs_vjp(
     """
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], u.shape[:-1], v.shape[:-1], _shape(epsilon))
     size, n, m, d = math.prod(batch), x.shape[-2], y.shape[-2], x.shape[-1]
-    gx, gy = _room(size, n, d), _room(size, m, d)
-    if gx.numel():
-        clouds = _clouds(x, batch), _clouds(y, batch)
+    gx, gy = np.empty((size, n, d)), np.empty((size, m, d))
+    if gx.size:
+        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
         threads = _threads(size * n * m * d)
         _core.gibbs_vjp(
             *clouds, _vectors(u, batch), _vectors(v, batch), _epsilons(epsilon, batch), p, norm, threads, gx, gy
         )
-    return gx.view(*batch, n, d), gy.view(*batch, m, d)
+    return torch.from_numpy(gx).view(*batch, n, d), torch.from_numpy(gy).view(*batch, m, d)
 
 
 def matrix_soft_c_transform(
@@ -151,14 +161,14 @@ def matrix_soft_c_transform(
     """
     batch = torch.broadcast_shapes(C.shape[:-2], h.shape[:-1], _shape(epsilon))
     size, n = math.prod(batch), C.shape[-2]
-    f = _room(size, n)
-    if f.numel():
+    f = np.empty((size, n))
+    if f.size:
         matrix, columns = _matrices(C, batch)
-        single, threads = precision == torch.float32, _threads(f.numel() * C.shape[-1])
+        single, threads = precision == torch.float32, _threads(f.size * C.shape[-1])
         _core.matrix_soft_c_transform(
             matrix, _vectors(h, batch), _epsilons(epsilon, batch), columns, single, threads, f
         )
-    return f.view(*batch, n)
+    return torch.from_numpy(f).view(*batch, n)
 
 
 def matrix_gibbs_pass(
@@ -178,15 +188,15 @@ def matrix_gibbs_pass(
     others = tuple(t for t in (a, u) if t is not None)
     batch = torch.broadcast_shapes(C.shape[:-2], h.shape[:-1], _shape(epsilon), *(t.shape[:-1] for t in others))
     size, (n, m) = math.prod(batch), C.shape[-2:]
-    f, w, q = _room(size, n), _room(size, n), _room(size, m)
-    if f.numel():
+    f, w, q = np.empty((size, n)), np.empty((size, n)), np.empty((size, m))
+    if f.size:
         matrix, columns = _matrices(C, batch)
         one, two = (None if t is None else _vectors(t, batch) for t in (a, u))
         threads = _threads(size * n * m)
         _core.matrix_gibbs_pass(
             matrix, _vectors(h, batch), _epsilons(epsilon, batch), columns, one, two, power, threads, f, w, q
         )
-    return f.view(*batch, n), w.view(*batch, n), q.view(*batch, m)
+    return torch.from_numpy(f).view(*batch, n), torch.from_numpy(w).view(*batch, n), torch.from_numpy(q).view(*batch, m)
 
 
 def matrix_gibbs_times(C: Tensor, u: Tensor, v: Tensor, epsilon: Tensor | float, V: Tensor) -> Tensor:
@@ -199,35 +209,39 @@ def matrix_gibbs_times(C: Tensor, u: Tensor, v: Tensor, epsilon: Tensor | float,
     """
     batch = torch.broadcast_shapes(C.shape[:-2], u.shape[:-1], v.shape[:-1], _shape(epsilon), V.shape[:-2])
     size, (n, m), k = math.prod(batch), C.shape[-2:], V.shape[-1]
-    out = _room(size, n, k)
-    if out.numel():
+    out = np.empty((size, n, k))
+    if out.size:
         matrix, columns = _matrices(C, batch)
-        V = V.expand(*batch, *V.shape[-2:]).reshape(size, *V.shape[-2:]).contiguous()
+        moved = _array(V.expand(*batch, *V.shape[-2:]).reshape(size, *V.shape[-2:]))
         threads = _threads(size * n * m * (1 + k))
         _core.matrix_gibbs_times(
-            matrix, _vectors(u, batch), _vectors(v, batch), _epsilons(epsilon, batch), columns, V, threads, out
+            matrix, _vectors(u, batch), _vectors(v, batch), _epsilons(epsilon, batch), columns, moved, threads, out
         )
-    return out.view(*batch, n, k)
+    return torch.from_numpy(out).view(*batch, n, k)
 
 
 def _shape(epsilon: Tensor | float) -> torch.Size:
     return epsilon.shape if isinstance(epsilon, Tensor) else torch.Size()
 
 
-def _epsilons(epsilon: Tensor | float, batch: torch.Size) -> Tensor:
+def _epsilons(epsilon: Tensor | float, batch: torch.Size) -> NDArray[np.float64]:
     if isinstance(epsilon, Tensor):
-        return epsilon.detach().to(torch.float64).expand(batch).reshape(math.prod(batch)).contiguous()
-    return torch.full((math.prod(batch),), float(epsilon), dtype=torch.float64)
+        return _array(epsilon.to(torch.float64).expand(batch).reshape(math.prod(batch)))
+    return np.full(math.prod(batch), float(epsilon))
 
 
-def _vectors(h: Tensor, batch: torch.Size) -> Tensor:
-    return h.expand(*batch, h.shape[-1]).reshape(math.prod(batch), h.shape[-1]).contiguous()
+def _vectors(h: Tensor, batch: torch.Size) -> NDArray[np.float64]:
+    return _array(h.expand(*batch, h.shape[-1]).reshape(math.prod(batch), h.shape[-1]))
 
 
-def _matrices(C: Tensor, batch: torch.Size) -> tuple[Tensor, bool]:
+def _matrices(C: Tensor, batch: torch.Size) -> tuple[NDArray[np.float64], bool]:
     """The same matrices with one batch dimension, of size 1 where one serves all, and whether they are transposed."""
     columns = not C.is_contiguous() and C.mT.is_contiguous()
     C = C.mT if columns else C
-    if C.dim() == 2:
-        return C[None].contiguous(), columns
-    return C.expand(*batch, *C.shape[-2:]).reshape(math.prod(batch), *C.shape[-2:]).contiguous(), columns
+    C = C[None] if C.dim() == 2 else C.expand(*batch, *C.shape[-2:]).reshape(math.prod(batch), *C.shape[-2:])
+    return _array(C), columns
+
+
+def _array(t: Tensor) -> NDArray[np.float64]:
+    # Arrays of numpy are handed over faster than tensors, which small problems feel.
+    return t.detach().contiguous().numpy()
