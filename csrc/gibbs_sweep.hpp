@@ -147,7 +147,7 @@ public:
             if (any && sizeof(Number) == 4) base = top, top = 0;
             for (std::int32_t j = 0; j < source.cols(); ++j) h[j] = Number(H[j] - base);
             base -= given * source.offset();
-            sharp = Number(std::min(given * source.unit(), sizeof(Number) == 4 ? 1e30 : 1e300));
+            sharp = Number(std::min(given * source.unit(), double(std::numeric_limits<Number>::max())));
             kernel = bears(source, given) && std::fabs(top) <= LIMIT ? &simd::fused_kernels<Number>() : &simd::plain_kernels<Number>();
         }
     };
