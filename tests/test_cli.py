@@ -429,7 +429,7 @@ def test_the_bar_is_drawn_on_a_terminal_and_never_beside_json(
         assert bool(screen.getvalue()) == drawn
         if drawn:
             assert "proof" in screen.getvalue()
-            assert ("sweeps: " if options else "pivots: 0") in screen.getvalue()
+            assert ("passes: " if options else "pivots: 0") in screen.getvalue()
 
 
 def test_ctrl_c_in_the_midst_of_a_solve(run: Run, clouds: object) -> None:

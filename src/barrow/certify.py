@@ -123,10 +123,13 @@ def mended(proof: Bracket, low: Tensor, defect: Tensor | float) -> Bracket:
 
 
 def within(proof: Bracket, tol: float, dtype: torch.dtype) -> Tensor:
-    """Whether (upper - lower) / max(|upper|, tiny) <= tol, tiny being what the rounding of the data amounts to."""
+    """Whether (upper - lower) / max(|upper|, tiny) <= tol, tiny being what the rounding of the data amounts to.
+
+    What was mended, or may have been lost to rounding, is in the bracket but not held against the solver.
+    """
     gap = proof.upper - proof.lower
     noise = 2 * proof.slack + 8 * torch.finfo(dtype).eps * proof.scale
-    return gap.isfinite() & ((gap <= tol * proof.upper.abs()) | (gap <= noise))
+    return gap.isfinite() & ((gap - proof.slack <= tol * proof.upper.abs()) | (gap <= noise))
 
 
 def gibbs(problem: Problem, f: Tensor, g: Tensor) -> GibbsPlan:

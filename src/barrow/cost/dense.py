@@ -110,7 +110,7 @@ class Dense(Cost):
         return gibbs.matrix_gibbs_pass(self.C, h, epsilon, a, u, power)
 
     def kernel(self, batch: int, epsilon: Tensor | float) -> tuple[float, Tensor] | None:
-        """epsilon and exp(-C / epsilon), made once, where many problems share them and no entry leaves the range."""
+        """The number epsilon and exp(-C / epsilon), made once, where many problems share them and all is in range."""
         if self.C.dim() != 2 or batch < MANY or self.forbids:
             return None
         if isinstance(epsilon, Tensor):

@@ -83,10 +83,10 @@ def sinkhorn(
         listener: told ("passes", done, -1), or ("problems", done, B) of a batch.
 
     >>> w = torch.full((1, 4), 0.25).double()
-    >>> aim = Aim(*(torch.tensor([t]).double() for t in (1.0, 1e-6, 1e-3, 1.0)), 99)
+    >>> aim = Aim(*(torch.tensor([t]).double() for t in (1.0, 1e-3, 1e-3, 1.0)), 99)
     >>> x = torch.arange(4.0).double()[None, :, None]
     >>> found = sinkhorn((x, x + 1, 2, 2), Sides(w, w, w, w, (math.inf, math.inf)), 0.1, torch.zeros_like(w), aim)
-    >>> bool(found.error < 1e-6)
+    >>> bool(found.error <= 1e-3)
     True
     """
     batch, n = sides.a.shape
