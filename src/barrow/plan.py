@@ -292,7 +292,7 @@ class GibbsPlan(_Blockwise):
         return None
 
     def gradient(self, cotangent: Tensor) -> tuple[Tensor, ...] | None:
-        """That of <P, C> times ``cotangent`` (...) in the cost's data at fixed P, where one pass of the core gives it."""
+        """That of <P, C> times ``cotangent`` (...) in the cost's data at fixed P, where a pass of the core gives it."""
         cost = self.cost
         if not isinstance(cost, Points) or not cost.swept(self.u, self.v, cotangent):
             return None
