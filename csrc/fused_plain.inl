@@ -25,9 +25,11 @@ inline void powers(std::int64_t d, const Powers<Number>& job) {
                 const Number apart = job.y[((j / Kind::pack) * d + k) * Kind::pack + j % Kind::pack] - job.x[r * job.x_stride + k];
                 c += apart * apart;
             }
-            Number t = job.h[j] - job.sharp * c - job.shift[r];
-            t = t < -largest ? -largest : t > largest ? largest : t;
-            const Number power = std::exp2(t);
+            const Number low = job.shift[r] - largest, high = job.shift[r] + largest;
+            Number t = job.h[j] - job.sharp * c;
+            t = t < low ? low : t > high ? high : t;
+            const Number whole = std::rint(t);  // to take the shift off t itself would round it
+            const Number power = t == t ? std::ldexp(std::exp2(t - whole), int(whole - job.shift[r])) : t;
             if (job.plan) job.plan[r * job.stride + j] = power;
             sum += power;
         }
