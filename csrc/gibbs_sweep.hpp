@@ -229,7 +229,8 @@ private:
         Listing* listing;
         std::vector<Number> bars;
         std::vector<Part> parts;
-        std::atomic<std::int64_t> size{0}, rows{0};
+        std::atomic<std::int64_t> size{0};
+        std::atomic<bool> crowded{false};
 
         std::int32_t sweep_rows;
 
@@ -242,11 +243,7 @@ private:
         }
         // A row whose entries are `factor` times what is in plan.
         void look(const Side& side, Room& room, std::int32_t i, std::int32_t m, const Number* plan, double factor) {
-            if (!(factor > 0) || size > listing->most) return;
-            // Where the first rows have far more entries than their share, all have too many.
-            if (const std::int64_t seen = ++rows; seen % 64 == 0 && seen >= 256 && 2 * seen < sweep_rows &&
-                                                  double(size) * double(sweep_rows) > 1.3 * double(listing->most) * double(seen))
-                size += listing->most + 1;
+            if (!(factor > 0) || crowded || size > listing->most) return;
             room.places.resize(bars.size());
             const double bar = std::min(listing->bar * listing->row[i] / factor, double(std::numeric_limits<Number>::max()));
             const Number scale = Number(std::min(1 / factor, double(std::numeric_limits<Number>::max())));
@@ -266,11 +263,14 @@ private:
             part.col.resize(at), part.value.resize(at);
             part.row.push_back(i), part.count.push_back(std::int32_t(at - before));
             size += std::int64_t(at - before);
+            // Where the first rows alone have far more than their share, all together have too many. They are in one task, so that
+            // the threads' order decides nothing.
+            if (i < TASK && double(at) * sweep_rows > 2.0 * TASK * double(listing->most)) crowded = true;
         }
         void join(std::int32_t n) {
             Entries& entries = listing->entries;
             entries = {};
-            listing->full = size > listing->most;
+            listing->full = crowded || size > listing->most;
             if (listing->full) return;
             entries.start.assign(std::size_t(n) + 1, 0);
             for (const Part& part : parts) {
