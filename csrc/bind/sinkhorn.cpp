@@ -48,7 +48,9 @@ void search(const Sides& sides, double epsilon, bool symmetric, const Array<cons
     const int each = threads_each(batch, threads);
     run(batch, threads, terms, [&](std::int64_t k, Monitor& monitor) {
         const double* option = options.data() + k * 4;  // start_epsilon, error, tol, mean_cost
-        const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], max_steps, each, std::min(0.05, 0.5 / price), price};
+        // A list costs its making too.
+        const double longest = std::min(0.05, 0.5 / price);
+        const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], max_steps, each, longest, price};
         SinkhornOutput out{f.data() + k * n, g.data() + k * m, 0, 0, 0};
         const std::unique_ptr<Gibbs> gibbs = make(k, each);
         if (symmetric) sinkhorn_symmetric(*gibbs, sides.left(k), chosen, monitor, out);
