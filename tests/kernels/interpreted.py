@@ -36,16 +36,16 @@ def ours(x, y, h, epsilon, p=2, norm=2, dtype=F64, **options):
     return softmin.softmin(clouds.lay_out(x, y, p, norm, dtype=dtype, **options), h, epsilon)
 
 
-def close(found, wanted, tol=1e-12):
+def assert_close(found, wanted, tol=1e-12):
     assert found.shape == wanted.shape
     assert torch.allclose(found, wanted.to(found.dtype), rtol=tol, atol=tol), (found - wanted).abs().max()
 
 
 def test_the_check_sees_an_error():
     with pytest.raises(AssertionError):
-        close(torch.ones(2, dtype=F64), torch.tensor([1.0, 1 + 1e-9], dtype=F64))
+        assert_close(torch.ones(2, dtype=F64), torch.tensor([1.0, 1 + 1e-9], dtype=F64))
     with pytest.raises(AssertionError):
-        close(torch.full((1,), math.nan), torch.ones(1))
+        assert_close(torch.full((1,), math.nan), torch.ones(1))
 
 
 # -- soft minima -------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def test_costs(p, norm):
     epsilon = torch.tensor([0.5, 2.0], dtype=F64)
     for d in (1, 5):
         x, y, h, _ = drawn(2, 17, 33, d)
-        close(ours(x, y, h, epsilon, p, norm), truth(x, y, h, epsilon, p, norm))
+        assert_close(ours(x, y, h, epsilon, p, norm), truth(x, y, h, epsilon, p, norm))
         x, y, h = x.float(), y.float(), h.float()
         rounded = reference.softmin(distance.all_pairs(x, y, p, norm), h, epsilon.float())
         exact = truth(x, y, h, epsilon, p, norm)
@@ -71,9 +71,9 @@ def test_sizes(n, m, d):
     x, y, h, _ = drawn(2, n, m, d, seed=n + m)
     epsilon = torch.tensor([0.3, 5.0], dtype=F64)
     exact = truth(x, y, h, epsilon, 2, 2)
-    close(ours(x, y, h, epsilon), exact)
+    assert_close(ours(x, y, h, epsilon), exact)
     for product in ("direct", "ieee", "tf32x3") if d == 40 and n > 1 else (None,):
-        close(ours(x, y, h, epsilon, dtype=F32, product=product), exact, 1e-5)
+        assert_close(ours(x, y, h, epsilon, dtype=F32, product=product), exact, 1e-5)
 
 
 @pytest.mark.parametrize("d", [3, 40, 70])
@@ -81,11 +81,11 @@ def test_where_the_origin_lies_changes_nothing(d):
     x, y, h, _ = drawn(1, 17, 33, d)
     epsilon = torch.tensor([0.5], dtype=F64)
     # Stored in float64 and moved by a number that moves them exactly, up to the last bits.
-    close(ours(x + 1024, y + 1024, h, epsilon, dtype=F32), truth(x, y, h, epsilon, 2, 2), 2e-6)
+    assert_close(ours(x + 1024, y + 1024, h, epsilon, dtype=F32), truth(x, y, h, epsilon, 2, 2), 2e-6)
     # Stored in float32: the moved points are other points, and theirs is the truth.
     x, y = (x + 1000).float(), (y + 1000).float()
     for product in ("direct", "ieee") if d > 16 else ("direct",):
-        close(ours(x, y, h, epsilon, dtype=F32, product=product), truth(x, y, h, epsilon, 2, 2), 2e-6)
+        assert_close(ours(x, y, h, epsilon, dtype=F32, product=product), truth(x, y, h, epsilon, 2, 2), 2e-6)
 
 
 def test_padding_far_away_costs_no_digits():
@@ -93,7 +93,7 @@ def test_padding_far_away_costs_no_digits():
     y[:, 20:], h[:, 20:] = 1e6, -INF
     epsilon = torch.tensor([0.5], dtype=F64)
     found = ours(x, y, h, epsilon, dtype=F32, seen=(None, h > -INF))
-    close(found, truth(x, y[:, :20], h[:, :20], epsilon, 2, 2), 2e-6)
+    assert_close(found, truth(x, y[:, :20], h[:, :20], epsilon, 2, 2), 2e-6)
     assert not torch.allclose(ours(x, y, h, epsilon, dtype=F32).double(), truth(x, y, h, epsilon, 2, 2), rtol=1e-3)
 
 
@@ -112,7 +112,7 @@ def test_absent_points():
     for dtype in (F32, F64):
         found = ours(x, y, h, epsilon, dtype=dtype)
         assert (found[1] == INF).all()
-        close(found[0], truth(x[:1], y[:1, 1::2], h[:1, 1::2], epsilon[:1], 2, 2)[0], 1e-6)
+        assert_close(found[0], truth(x[:1], y[:1, 1::2], h[:1, 1::2], epsilon[:1], 2, 2)[0], 1e-6)
 
 
 def launched(x, y, h, epsilon, shift, stretch=0.0, active=None):
@@ -132,8 +132,8 @@ def test_any_expectation_gives_the_same_soft_minimum(error):
     exact = truth(x, y, h, epsilon, 2, 2)
     expected = exact.clone()
     expected[:, 1::2] += error
-    close(launched(x, y, h, epsilon, expected), exact)
-    close(launched(x, y, h, epsilon, expected / (1 + epsilon[:, None] * 3), 3.0), exact)
+    assert_close(launched(x, y, h, epsilon, expected), exact)
+    assert_close(launched(x, y, h, epsilon, expected / (1 + epsilon[:, None] * 3), 3.0), exact)
 
 
 def test_problems_that_have_stopped_are_not_touched():
@@ -141,7 +141,7 @@ def test_problems_that_have_stopped_are_not_touched():
     epsilon = torch.full((3,), 0.5, dtype=F64)
     found = launched(x, y, h, epsilon, s, active=torch.tensor([1, 0, 1], dtype=torch.int32))
     assert found[1].isnan().all()
-    close(found[::2], truth(x, y, h, epsilon, 2, 2)[::2])
+    assert_close(found[::2], truth(x, y, h, epsilon, 2, 2)[::2])
 
 
 def test_pieces_of_the_columns(monkeypatch):
@@ -150,21 +150,21 @@ def test_pieces_of_the_columns(monkeypatch):
     epsilon = torch.tensor([0.5, 1e-3], dtype=F64)
     monkeypatch.setattr(softmin, "PIECE", 64)
     assert softmin.pieces_of(clouds.lay_out(x, y, dtype=F64)) == (4, 96)
-    close(ours(x, y, h, epsilon), truth(x, y, h, epsilon, 2, 2))
-    close(launched(x, y, h, epsilon, s), truth(x, y, h, epsilon, 2, 2))
+    assert_close(ours(x, y, h, epsilon), truth(x, y, h, epsilon, 2, 2))
+    assert_close(launched(x, y, h, epsilon, s), truth(x, y, h, epsilon, 2, 2))
 
 
 def test_one_cloud_for_all_problems_and_the_second_choice():
     x, y, h, _ = drawn(2, 17, 33, 2)
     epsilon = torch.tensor([0.5, 1.0], dtype=F64)
-    close(ours(x[0], y[0], h, epsilon), truth(x[0], y[0], h, epsilon, 2, 2))
-    close(ours(x[0], y, h, epsilon), truth(x[0], y, h, epsilon, 2, 2))
+    assert_close(ours(x[0], y[0], h, epsilon), truth(x[0], y[0], h, epsilon, 2, 2))
+    assert_close(ours(x[0], y, h, epsilon), truth(x[0], y, h, epsilon, 2, 2))
     laid = clouds.lay_out(x, y, dtype=F64)
     out, ones = softmin.room(laid, 2), torch.ones(2, dtype=torch.int32)
     weight = torch.randn(1, 33, dtype=F64)
     softmin.launch(laid, h, epsilon, ones, out, other=(2 * h, torch.tensor([0, 1], dtype=torch.int32)), weight=weight)
     chosen = torch.stack((h[0], 2 * h[1])) + epsilon[:, None] * weight
-    close(softmin.finish(out, epsilon), truth(x, y, chosen, epsilon, 2, 2))
+    assert_close(softmin.finish(out, epsilon), truth(x, y, chosen, epsilon, 2, 2))
 
 
 def test_what_is_refused():
@@ -209,16 +209,16 @@ def test_marginals(d, split, monkeypatch):
     x, y, u, v, epsilon, P = gibbs(n=40, d=d)
     for dtype, tol in ((F64, 1e-12), (F32, 3e-5)):
         found = plan.marginals(clouds.lay_out(x, y, dtype=dtype), u, v, epsilon)
-        close(found[0], P.sum(-1), tol)
-        close(found[1], P.sum(-2), tol)
+        assert_close(found[0], P.sum(-1), tol)
+        assert_close(found[1], P.sum(-2), tol)
 
 
 def test_marginals_in_pieces(monkeypatch):
     monkeypatch.setattr(softmin, "PIECE", 64)
     x, y, u, v, epsilon, P = gibbs(n=3, m=200)
     rows, cols = plan.marginals(clouds.lay_out(x, y, dtype=F64), u, v, epsilon)
-    close(rows, P.sum(-1))
-    close(cols, P.sum(-2))
+    assert_close(rows, P.sum(-1))
+    assert_close(cols, P.sum(-2))
 
 
 @pytest.mark.parametrize("k", [0, 1, 18])
@@ -227,8 +227,8 @@ def test_products(k):
     V, U = torch.randn(2, 40, k, dtype=F64), torch.randn(17, k, dtype=F64)
     for dtype, tol in ((F64, 1e-12), (F32, 3e-5)):
         laid, few = clouds.lay_out(x, y, dtype=dtype), slice(0, 3 if dtype == F64 else None)
-        close(plan.product(laid, u, v, epsilon, V[..., few]), (P @ V)[..., few], tol)
-        close(plan.product(laid.T, v, u, epsilon, U[None, :, few]), (P.mT @ U)[..., few], tol)
+        assert_close(plan.product(laid, u, v, epsilon, V[..., few]), (P @ V)[..., few], tol)
+        assert_close(plan.product(laid.T, v, u, epsilon, U[None, :, few]), (P.mT @ U)[..., few], tol)
 
 
 def by_autograd(x, y, p, norm, weights):
@@ -254,14 +254,14 @@ def test_gradients(p, norm, d):
         laid = clouds.lay_out(x, y, p, norm, dtype=dtype, product="direct")
         found = plan.gradient(laid, u, v, epsilon, *scales)
         for one, other in zip(found, by_autograd(x, y, p, norm, weights), strict=True):
-            close(one, other, tol * float(other.abs().max().clamp_min(1)))
+            assert_close(one, other, tol * float(other.abs().max().clamp_min(1)))
 
 
 def test_coordinates_that_share_the_maximum_share_the_slope():
     x, y = torch.zeros(1, 1, 2, dtype=F64), torch.tensor([[[1.0, -1.0]]], dtype=F64)
     zero = torch.zeros(1, 1, dtype=F64)
     found, _ = plan.gradient(clouds.lay_out(x, y, 1, INF, dtype=F64), zero + 1, zero, torch.ones(1, dtype=F64))
-    close(found, torch.tensor([[[-0.5, 0.5]]], dtype=F64))
+    assert_close(found, torch.tensor([[[-0.5, 0.5]]], dtype=F64))
 
 
 def test_the_same_bits_every_time():
@@ -281,9 +281,9 @@ def test_the_operator():
     assert triton.reaches(h)
     for arguments in ((x, y), (x[0], y[0]), (x.float(), y.float()), (x[0], y)):
         found = point_softmin.point_softmin(*arguments, h, 0.5)
-        close(found, truth(*arguments, h, torch.full((2,), 0.5), 2, 2))
+        assert_close(found, truth(*arguments, h, torch.full((2,), 0.5), 2, 2))
     epsilon = torch.tensor([0.5, 2.0], dtype=F64)
-    close(point_softmin.point_softmin(x[:, None], y, h, epsilon)[1, 0], truth(x[1], y[0], h[0], epsilon[0], 2, 2))
+    assert_close(point_softmin.point_softmin(x[:, None], y, h, epsilon)[1, 0], truth(x[1], y[0], h[0], epsilon[0], 2, 2))
     torch.library.opcheck(torch.ops.barrow.point_softmin.default, (x, y, h, epsilon, 2.0, 2.0))
 
 
@@ -292,14 +292,14 @@ def test_the_operator_in_a_compiled_function():
     whole = torch.compile(
         lambda x, y, h: point_softmin.point_softmin(x, y, h, 0.5) * 2, fullgraph=True, backend="eager"
     )
-    close(whole(x, y, h), 2 * truth(x, y, h, torch.full((2,), 0.5), 2, 2))
+    assert_close(whole(x, y, h), 2 * truth(x, y, h, torch.full((2,), 0.5), 2, 2))
 
 
 def test_the_operator_under_vmap():
     x, y, h, _ = drawn(3, 5, 7, 2)
     epsilon = torch.full((3,), 0.5)
     mapped = torch.vmap(lambda x, h: point_softmin.point_softmin(x, y[0], h, 0.5))(x, h)
-    close(mapped, truth(x, y[0], h, epsilon, 2, 2))
+    assert_close(mapped, truth(x, y[0], h, epsilon, 2, 2))
 
 
 def test_it_says_that_it_has_no_gradient():
