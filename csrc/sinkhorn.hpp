@@ -19,7 +19,13 @@
 
 namespace barrow {
 
-enum SinkhornCode : std::int64_t { settled = 0, sinkhorn_step_limit = 1, sinkhorn_interrupted = 4, sinkhorn_time_limit = 9 };
+enum SinkhornCode : std::int64_t {
+    settled = 0,
+    sinkhorn_step_limit = 1,
+    sinkhorn_rounded = 2,  // as far as single precision goes
+    sinkhorn_interrupted = 4,
+    sinkhorn_time_limit = 9
+};
 
 struct SinkhornOptions {
     double epsilon;            // the target
@@ -28,6 +34,7 @@ struct SinkhornOptions {
     double tol;                // and so much that the relative gap between the bounds is likely below this
     double mean_cost;          // of the independent coupling: what a unit of misplaced mass may cost
     std::int64_t max_steps;    // passes
+    bool single = true;        // passes are in single precision, which cannot tell small errors
     int threads = 1;
     double list_share = 0.05;  // of all pairs, at most, that a list may hold
     double list_price = 8;     // of an entry of a list, in pairs of a pass
@@ -37,6 +44,23 @@ struct SinkhornOutput {
     double *f, *g;  // g is where the search starts too
     std::int64_t code, steps;
     double error;
+};
+
+// Errors that fall no more, and are as small as those that single precision makes up.
+class Lull {
+public:
+    bool lasts(double error) {
+        if (error > GRAIN) return false;
+        idle_ = error < 0.7 * least_ ? 0 : idle_ + 1;
+        least_ = std::min(least_, error);
+        return idle_ >= PATIENCE;
+    }
+
+private:
+    static constexpr double GRAIN = 3e-5;
+    static constexpr int PATIENCE = 4;
+    double least_ = std::numeric_limits<double>::infinity();
+    int idle_ = 0;
 };
 
 class SinkhornSearch {
@@ -60,7 +84,9 @@ public:
         double highest = -infinity;
         std::vector<double> earlier;  // column potentials at the epsilon before
         double earlier_epsilon = 0;
-        int rejected = 0, retreats = 0, stayed = 0;
+        int rejected = 0, retreats = 0, stayed = 0, effort = 1;
+        double before = infinity;  // the error when the list was last used
+        Lull lull;
         out.code = sinkhorn_step_limit;
         for (out.steps = 0; out.steps < options_.max_steps;) {
             const bool last = epsilon <= target * 1.0001;
@@ -80,6 +106,10 @@ public:
                 break;
             }
             if (out.steps == options_.max_steps) break;
+            if (options_.single && last && lull.lasts(error_)) {
+                out.code = sinkhorn_rounded;
+                break;
+            }
             if (last && out.steps == 1 && error_ > CLOSE) {  // too far for the target: a few levels down to it are shorter
                 g_ = stepped_;
                 epsilon = target * LEVELS;
@@ -119,7 +149,10 @@ public:
                 list_.dual = dual_, list_.error = error_;
             }
             const double share = double(list_.size()) / (double(n_) * m_);
-            const int most = std::clamp(int(2 / (share * options_.list_price)), 10, 400);
+            // What remains are modes that the list itself is slow at: mass that only small entries let through.
+            if (same && last && error_ > HALF * before) effort = std::min(4 * effort, MOST);
+            before = error_;
+            const int most = std::min(effort * std::clamp(int(2 / (share * options_.list_price)), 10, 400), MOST);
             const double settle = last ? std::max(INNER * list_.error, 1e-13) : LEVEL;
             list_.solve(settle, most, MEMORY, f_, g_, monitor);
             if (last) continue;
@@ -148,7 +181,8 @@ private:
     static constexpr double LEVEL = 0.01;   // a list is settled, on the way
     static constexpr double INNER = 0.05;   // and at the target, relative to the pass before
     static constexpr double SAFE = 2;       // how much more than it looks a gap may be
-    static constexpr int MEMORY = 8, STAYS = 6;
+    static constexpr double HALF = 0.5;     // a pass that leaves more of the error was not worth it
+    static constexpr int MEMORY = 8, STAYS = 6, MOST = 4000;
 
     // Mass that is misplaced costs no more than by the independent coupling, on average.
     bool good() const {
@@ -277,6 +311,7 @@ inline void sinkhorn_symmetric(Gibbs& gibbs, const Marginal& a, const SinkhornOp
     std::vector<double> f(out.g, out.g + n), H(n), L(n), guess(n, 0.0), move(n);
     Anderson anderson(std::vector<double>(a.weight, a.weight + n), 5);
     double mass = 0, best = infinity;
+    Lull lull;
     for (std::int32_t i = 0; i < n; ++i) mass += a.present(i) ? a.weight[i] : 0;
     out.code = sinkhorn_step_limit;
     for (out.steps = 0; out.steps < options.max_steps;) {
@@ -302,10 +337,10 @@ inline void sinkhorn_symmetric(Gibbs& gibbs, const Marginal& a, const SinkhornOp
         out.error = wrong / (2 * mass);
         const double dearer = std::max(options.mean_cost - dual / mass, 0.0);
         const bool good = out.error <= options.error && 2 * out.error * dearer * mass <= options.tol * std::fabs(dual);
-        const bool late = monitor.late();
-        if (good || late || out.steps == options.max_steps) {
+        const bool late = monitor.late(), rounded = options.single && lull.lasts(out.error);
+        if (good || late || rounded || out.steps == options.max_steps) {
             for (std::int32_t i = 0; i < n; ++i) out.f[i] = out.g[i] = f[i] + move[i];
-            out.code = good ? settled : late ? sinkhorn_time_limit : sinkhorn_step_limit;
+            out.code = good ? settled : late ? sinkhorn_time_limit : rounded ? sinkhorn_rounded : sinkhorn_step_limit;
             return;
         }
         if (out.error > 4 * best && !anderson.empty()) {  // acceleration went astray

@@ -286,3 +286,20 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_in():
         alone = barrow.solve(Problem(Points(x[k], y[k]), epsilon=0.1))
         assert together.steps[k] == alone.steps
         assert torch.allclose(together.f[k], alone.f, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "epsilon", "tol"), [(500, 0.02, 1e-5), (500, 0.01, 1e-5), (800, 0.02, 1e-4)])
+def test_groups_that_only_small_entries_connect_take_few_passes(n, epsilon, tol):
+    """A few sweeps of a list of the large entries hardly move such groups: once it took more than a thousand passes."""
+    x, y = cloud(n, 3, seed=0), cloud(n, 3, seed=1) + 0.5
+    s = barrow.solve(Problem(Points(x, y), epsilon=epsilon), Sinkhorn(tol=tol))
+    assert int(s.steps) <= 60
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_single_precision_cannot_tell_is_left_to_double(symmetric):
+    """Potentials of thousands of epsilon: errors asked for may be below those that single precision makes up."""
+    x, y = cloud(300, 2, seed=0), cloud(300, 2, seed=1)
+    s = barrow.solve(Problem(Points(x, x if symmetric else y), epsilon=1e-3), Sinkhorn(tol=5e-5))
+    assert s.status is Status.converged
+    assert int(s.steps) <= 300

@@ -34,7 +34,7 @@ struct Sides {
 // Searches problem k, whose kernel make(k, threads) builds, from g, and files the potentials. `price` is that of an entry of a
 // list, in pairs of a pass.
 template <class Make>
-void search(const Sides& sides, double epsilon, bool symmetric, const Array<const double, 2>& options, std::int64_t max_steps,
+void search(const Sides& sides, double epsilon, bool symmetric, bool fine, const Array<const double, 2>& options, std::int64_t max_steps,
             int threads, const Terms& terms, const Array<double, 2>& f, const Array<double, 2>& g,
             const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps, const Array<double, 1>& error, double price,
             const Make& make) {
@@ -50,7 +50,7 @@ void search(const Sides& sides, double epsilon, bool symmetric, const Array<cons
         const double* option = options.data() + k * 4;  // start_epsilon, error, tol, mean_cost
         // A list costs its making too.
         const double longest = std::min(0.05, 0.5 / price);
-        const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], max_steps, each, longest, price};
+        const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], max_steps, !fine, each, longest, price};
         SinkhornOutput out{f.data() + k * n, g.data() + k * m, 0, 0, 0};
         const std::unique_ptr<Gibbs> gibbs = make(k, each);
         if (symmetric) sinkhorn_symmetric(*gibbs, sides.left(k), chosen, monitor, out);
@@ -74,7 +74,7 @@ void define(nb::module_& module) {
             const bool stored = std::int64_t(n) * m <= STORED;
             // A pass takes about 0.2 + 0.02 d ns a pair, 0.12 where costs are stored, and a list 2.5 ns an entry.
             const double price = 2.5 / (stored ? 0.12 : 0.2 + 0.02 * double(clouds.d()));
-            search(Sides{a, b, r, s, rho_a, rho_b}, epsilon, symmetric, options, max_steps, threads, Terms{seconds, listener}, f, g,
+            search(Sides{a, b, r, s, rho_a, rho_b}, epsilon, symmetric, fine, options, max_steps, threads, Terms{seconds, listener}, f, g,
                    code, steps, error, std::max(price, 1.0), [&](std::int64_t k, int each) -> std::unique_ptr<Gibbs> {
                        const T *left = clouds.left(k), *right = clouds.right(k);
                        const Ground ground = ground_of(p, norm);
@@ -107,7 +107,7 @@ void sinkhorn(nb::module_& module) {
             require((cost.shape(0) == 1 || cost.shape(0) == batch) && cost.shape(1) == n && cost.shape(2) == m,
                     "cost needs the shape (batch or 1, n, m)");
             const std::size_t stride = cost.shape(0) == 1 ? 0 : n * m;
-            search(Sides{a, b, r, s, rho_a, rho_b}, epsilon, symmetric, options, max_steps, threads, Terms{seconds, listener}, f, g,
+            search(Sides{a, b, r, s, rho_a, rho_b}, epsilon, symmetric, fine, options, max_steps, threads, Terms{seconds, listener}, f, g,
                    code, steps, error, 2.5 / 0.15, [&](std::int64_t k, int each) {
                        const double* C = cost.data() + k * stride;
                        return fine ? matrix_gibbs<double>(C, std::int32_t(n), std::int32_t(m), each)

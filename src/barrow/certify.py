@@ -78,19 +78,21 @@ def bracket(
     g: Tensor | None,
     defect: Tensor | float = 0.0,
     dtype: torch.dtype = torch.float64,
+    wanted: float = 0.0,
 ) -> Bracket:
     """Repair, round and bracket, for a flattened float64 problem that was screened.
 
     ``defect`` is the relative difference of mass that was mended: V grows in proportion to the mass, so the bracket is
     widened by that share and holds for either way of mending. Where arcs are forbidden, mass that finds none is mended
-    likewise as long as it is rounding of weights in ``dtype``, that of the data; beyond that there is no plan.
+    likewise as long as it is rounding of weights in ``dtype``, that of the data; beyond that there is no plan. No
+    work is spent on an entropic gap below ``wanted``.
     """
     low, high = problem.cost.limits()
     largest = torch.maximum(low.abs(), high.abs())
     known = 0.0 if dtype == torch.float64 else 2 * torch.finfo(dtype).eps
     grain = (GRAIN * sum(problem.shape) + known + 2 * defect) * problem.a.sum(-1)
     if problem.epsilon > 0 and plan is None and not forbids(problem.cost):
-        f, g, mass, upper = bound_from_potentials(problem, f, g)
+        f, g, mass, upper = bound_from_potentials(problem, f, g, wanted)
         none = torch.zeros_like(upper)
         rounded = Rounded(gibbs(problem, f, g), problem.a, problem.b, none, none > 0)
     else:

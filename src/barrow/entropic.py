@@ -35,7 +35,7 @@ from barrow.ops.summation import pairwise_sum
 from barrow.problem import Problem, log_ratio, marginal_penalty, step
 from barrow.repair import served, support
 
-EXCESS = 1e-4  # of a column beyond its weight, that is mended by scaling the plan; beyond, by one more pass
+EXCESS = 0.1  # of a column beyond its weight, as a share of the gap wanted, that is mended by scaling; else by a pass
 
 
 class Witnessed(NamedTuple):
@@ -65,17 +65,23 @@ class _Side(NamedTuple):
         return served(step(self.rho, epsilon, soft, log_ratio(self.weight, self.reference)), self.rho)
 
 
-def bound_from_potentials(problem: Problem, f: Tensor | None, g: Tensor | None) -> Witnessed:
-    """The best of both potentials that a pass or two find, and an upper bound without its rounding."""
+def bound_from_potentials(problem: Problem, f: Tensor | None, g: Tensor | None, wanted: float = 0.0) -> Witnessed:
+    """The best of both potentials that a pass or two find, and an upper bound without its rounding.
+
+    The second pass is left out where the first promises a relative gap below ``wanted``.
+    """
+    spare = min(max(EXCESS * wanted, 1e-13), 0.01)
     r, s = problem.measures
     a, b = _Side(problem.a, r, problem.rho[0]), _Side(problem.b, s, problem.rho[1])
     if b.hard and not a.hard:  # the hard side is that of the rows
-        g, f, mass, upper = _bound(problem.cost.T, problem.epsilon, b, a, g, f)
+        g, f, mass, upper = _bound(problem.cost.T, problem.epsilon, b, a, g, f, spare)
         return Witnessed(f, g, mass, upper)
-    return _bound(problem.cost, problem.epsilon, a, b, f, g)
+    return _bound(problem.cost, problem.epsilon, a, b, f, g, spare)
 
 
-def _bound(cost: Cost, epsilon: float, a: _Side, b: _Side, f: Tensor | None, g: Tensor | None) -> Witnessed:
+def _bound(
+    cost: Cost, epsilon: float, a: _Side, b: _Side, f: Tensor | None, g: Tensor | None, spare: float
+) -> Witnessed:
     log_r, log_s = a.reference.log(), b.reference.log()
 
     def right(f: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ def _bound(cost: Cost, epsilon: float, a: _Side, b: _Side, f: Tensor | None, g: 
     excess = _excess(c, b)
     # Potentials that are no pair, as far as can be seen: a column too heavy, or the wrong mass in all.
     M, mass = a.weight.sum(-1), torch.where(a.weight > 0, ((u - soft) / epsilon).exp(), 0).sum(-1)
-    fits = (excess <= 1 + EXCESS) & ((mass - M).abs() <= EXCESS * M) & g.isfinite().all(-1)
+    fits = (excess <= 1 + spare) & ((mass - M).abs() <= spare * M) & g.isfinite().all(-1)
     if not bool(fits.all()):
         again = right(f)
         new = (*cost.gibbs_pass(seen(again), epsilon, a.weight, u, 1.0), again)

@@ -19,10 +19,10 @@ from barrow.cost.base import (
     gibbs_pass_in_two,
     reshape_batch,
 )
+from barrow.cost.kernel import Kernel
 from barrow.ops import gibbs, pairs
 
 MANY = 8  # problems with one cost from which on a product of matrices is faster than their passes
-REACH = 300  # epsilon: the largest entry whose exponential a product of matrices may meet
 
 
 @final
@@ -69,8 +69,9 @@ class Dense(Cost):
     @property
     def T(self) -> Dense:
         flipped = Dense(self.C.mT)
-        if (known := self.__dict__.get("_kernel")) is not None:
-            object.__setattr__(flipped, "_kernel", (known[0], known[1].mT))
+        epsilon, kernel = self.__dict__.get("_kernel", (0.0, None))
+        if kernel is not None:
+            object.__setattr__(flipped, "_kernel", (epsilon, kernel.T))
         return flipped
 
     def block(self, start: int, stop: int) -> Tensor:
@@ -88,15 +89,10 @@ class Dense(Cost):
         return pairs.matrix_c_transform(self.C, h) if self.swept(h) else blockwise_c_transform(self, h)
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
+        if (kernel := self.kernel(h.shape[:-1].numel(), epsilon)) is not None:
+            return kernel.soft_c_transform(h)
         if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))):
             return blockwise_soft_c_transform(self, h, epsilon)
-        if (K := self.kernel(h.shape[:-1].numel(), epsilon)) is not None:
-            # One kernel for all: a product of matrices. Exponents of h below the range count for nothing beside the
-            # highest, whose column alone gives each sum at least exp(-REACH).
-            strength, kernel = K
-            highest = h.amax(-1, keepdim=True)
-            shift = torch.where(highest > -torch.inf, highest, 0)
-            return -strength * (((h - shift) / strength).exp() @ kernel.mT).log() - shift
         if not gibbs.in_range(epsilon):
             return blockwise_soft_c_transform(self, h, epsilon)
         return gibbs.matrix_soft_c_transform(self.C, h, epsilon)
@@ -104,27 +100,25 @@ class Dense(Cost):
     def gibbs_pass(
         self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        swept = self.swept(h, *(t for t in (a, u) if t is not None)) and gibbs.in_range(epsilon)
-        if not swept or self.kernel(h.shape[:-1].numel(), epsilon) is not None:
+        if (kernel := self.kernel(h.shape[:-1].numel(), epsilon)) is not None:
+            return kernel.gibbs_pass(h, a, u, power)
+        if not self.swept(h, *(t for t in (a, u) if t is not None)) or not gibbs.in_range(epsilon):
             return gibbs_pass_in_two(self, h, epsilon, a, u, power)
         return gibbs.matrix_gibbs_pass(self.C, h, epsilon, a, u, power)
 
-    def kernel(self, batch: int, epsilon: Tensor | float) -> tuple[float, Tensor] | None:
-        """The number epsilon and exp(-C / epsilon), made once, where many problems share them and all is in range."""
-        if self.C.dim() != 2 or batch < MANY or self.forbids:
+    def kernel(self, batch: int, epsilon: Tensor | float) -> Kernel | None:
+        """exp(-C / epsilon), made once, where a batch shares it and all is in range: its passes are products."""
+        if self.C.dim() != 2 or batch < MANY or self.dtype != torch.float64 or self.forbids:
             return None
         if isinstance(epsilon, Tensor):
             if epsilon.numel() == 0 or not bool((epsilon == epsilon.flatten()[0]).all()):
                 return None
             epsilon = float(epsilon.flatten()[0])
-        known: tuple[float, Tensor] | None = self.__dict__.get("_kernel")
-        if known is None or known[0] != epsilon:
-            low, high = self.limits()
-            if not -REACH * epsilon < float(low) <= float(high) < REACH * epsilon or not gibbs.in_range(epsilon):
-                return None
-            known = (epsilon, (-self.C / epsilon).exp())
+        known: tuple[float, Kernel | None] = self.__dict__.get("_kernel", (0.0, None))
+        if known[0] != epsilon:
+            known = (epsilon, Kernel.of(self.C, epsilon))
             object.__setattr__(self, "_kernel", known)
-        return known
+        return known[1]
 
     def swept(self, *others: Tensor) -> bool:
         """Whether the core does it: it computes in float64."""
@@ -137,6 +131,10 @@ class Dense(Cost):
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """Of the allowed arcs; 0 and 0 where there is none."""
+        return self._limits
+
+    @functools.cached_property
+    def _limits(self) -> tuple[Tensor, Tensor]:
         low, high = self.C.amin((-2, -1)), self.C.amax((-2, -1))
         if bool((high == torch.inf).any()):
             blocks = (self.block(i, j) for i, j in self.chunks(math.prod(self.batch_shape)))
@@ -147,7 +145,8 @@ class Dense(Cost):
 
     def spread(self, u: Tensor, v: Tensor, *, tight: bool = False) -> Tensor:
         if tight and not self.forbids:
-            return ((self.C @ v[..., None])[..., 0] * u).sum(-1)
+            to_row = v @ self.C.mT if self.C.dim() == 2 else (self.C @ v[..., None])[..., 0]
+            return (to_row * u).sum(-1)
         return self.limits()[1] * u.sum(-1) * v.sum(-1)
 
     @property

@@ -13,7 +13,7 @@ from barrow import _core
 from barrow.ops.pairs import _clouds
 
 Listener = Callable[[str, int, int], object]
-SETTLED, STEP_LIMIT, TIME_LIMIT = 0, 1, 9
+SETTLED, STEP_LIMIT, ROUNDED, TIME_LIMIT = 0, 1, 2, 9  # ROUNDED: as far as single precision goes
 
 
 class Found(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from barrow.cost import Cost, Points
 from barrow.problem import Problem
+from barrow.solvers.base import Start
 
 FLAT = 160  # dimensions, at most, in which a covariance is worth its decomposition
 SAMPLE = 64  # rows whose costs stand for all
@@ -23,8 +24,8 @@ class Opening(NamedTuple):
     mean_cost: Tensor
 
 
-def opening(problem: Problem) -> Opening:
-    """Potentials of a simpler problem, and how large epsilon must be for them to be of use.
+def opening(problem: Problem, start: Start | None, *, annealed: bool) -> Opening:
+    """Where to begin: at a start or, if the search is ``annealed``, at the potentials of a simpler problem.
 
     Squared distances: the affine map between Gaussians with the means and covariances of the measures; its residual is
     small, so annealing may begin at a sixteenth of the spread of the doubly centred cost. Other costs: the mean cost of
@@ -34,6 +35,8 @@ def opening(problem: Problem) -> Opening:
     """
     cost = problem.cost
     mean = cost.spread(problem.a, problem.b, tight=True) / (problem.a.sum(-1) * problem.b.sum(-1))
+    if start is not None or problem.symmetric or not annealed:
+        return Opening(torch.zeros_like(problem.b) if start is None else start.g, torch.zeros_like(mean), mean)
     if isinstance(cost, Points) and cost.p == 2 and cost.norm == 2 and cost.d <= FLAT:
         g, epsilon = _gaussian(problem, cost)
     else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import final
+from typing import ClassVar, Protocol, final
 
 import torch
 from torch import Tensor
@@ -12,13 +11,15 @@ from torch import Tensor
 from barrow import check
 from barrow.certify import bracket, gibbs, within
 from barrow.cost import Dense, Points
+from barrow.cost.kernel import Kernel
 from barrow.ops import pairs
-from barrow.ops.sinkhorn import Aim, Sides, sinkhorn
+from barrow.ops.sinkhorn import ROUNDED, TIME_LIMIT, Aim, Found, Sides, sinkhorn
 from barrow.problem import Problem
 from barrow.solution import Bracket, Status, Witness
 from barrow.solvers.ascent import ascend
 from barrow.solvers.base import Solver, Start, Watch, seconds
 from barrow.solvers.opening import opening, target_error
+from barrow.solvers.scaling import scaling
 
 ROUNDS = 8  # searches with ever smaller errors, until the proof says that it is enough
 FINE = 3e-5  # tol: below, passes are made in double precision
@@ -65,28 +66,20 @@ class Sinkhorn(Solver):
         return None
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
-        data = _swept(problem)
-        if isinstance(problem.cost, Dense) and problem.cost.kernel(len(problem.a), problem.epsilon) is not None:
-            # Cuturi's many histograms against one kernel: products of matrices, which need no annealing.
-            start = start or Start(torch.zeros_like(problem.a), torch.zeros_like(problem.b))
-            data = None
-        if data is None:
+        search = _search_for(problem, watch, self.time_limit)
+        if search is None:
             return ascend(problem, start, watch, self.tol, self.max_steps, self.time_limit)
-        return self._search(problem, data, start, watch)
+        return self._proved(problem, search, start, watch)
 
-    def _search(self, problem: Problem, data: _Data, start: Start | None, watch: Watch) -> Witness:
-        """Searches of the core, each judged by the certificate, until it is content with all problems."""
-        B, (r, s), symmetric = len(problem.a), problem.measures, problem.symmetric
-        first = opening(problem)
-        g, begin = first.g, first.epsilon
-        if start is not None or symmetric:
-            g, begin = (start.g if start is not None else torch.zeros_like(problem.b)), torch.zeros_like(first.epsilon)
-        error, tol = (torch.full_like(first.epsilon, t) for t in (target_error(self.tol), self.tol))
-        f, steps = torch.zeros_like(problem.a), torch.zeros(B, dtype=torch.long)
-        codes, proof = torch.full((B,), Status.step_limit.code), None
+    def _proved(self, problem: Problem, search: Search, start: Start | None, watch: Watch) -> Witness:
+        """Searches, each judged by the certificate, until it is content with all problems."""
+        B, device = len(problem.a), problem.a.device
+        g, begin, mean = opening(problem, start, annealed=search.anneals)
+        error, tol = (torch.full_like(mean, t) for t in (target_error(self.tol), self.tol))
+        f, steps = torch.zeros_like(problem.a), torch.zeros(B, dtype=torch.long, device=device)
+        codes, proof = torch.full_like(steps, Status.step_limit.code), None
         fine = tol < FINE
-        data, unit = _in_range(data, problem)
-        active = torch.arange(B)
+        active = torch.arange(B, device=device)
         for _ in range(ROUNDS):
             left = self.max_steps - int(steps[active].max()) if len(active) else 0
             if left <= 0:
@@ -95,22 +88,17 @@ class Sinkhorn(Solver):
                 chosen = active[fine[active] == double]
                 if not len(chosen):
                     continue
-                found = sinkhorn(
-                    _select(data, chosen, B),
-                    Sides(problem.a[chosen], problem.b[chosen], r[chosen], s[chosen], _times(problem.rho, 1 / unit)),
-                    problem.epsilon / unit,
-                    g[chosen] / unit,
-                    Aim(begin[chosen] / unit, error[chosen], tol[chosen], first.mean_cost[chosen] / unit, left),
-                    symmetric=symmetric,
-                    fine=double,
-                    seconds=watch.left(self.time_limit),
-                    listener=watch.listener,
-                )
-                f, g = f.index_copy(0, chosen, found.f * unit), g.index_copy(0, chosen, found.g * unit)
+                aim = Aim(begin[chosen], error[chosen], tol[chosen], mean[chosen], left)
+                found = search(chosen, g[chosen], aim, fine=double)
+                f, g = f.index_copy(0, chosen, found.f), g.index_copy(0, chosen, found.g)
                 steps = steps.index_add(0, chosen, found.steps)
-                codes[chosen] = found.code.masked_fill(found.code == 0, Status.step_limit.code)
+                stopped = found.code == TIME_LIMIT
+                codes[chosen] = torch.where(stopped, Status.time_limit.code, Status.step_limit.code)
+                fine[chosen] |= found.code == ROUNDED
                 error[chosen] = torch.minimum(error[chosen], found.error)
-            part = bracket(problem if len(active) == B else problem.select(active), None, f[active], g[active])
+            part = bracket(
+                problem if len(active) == B else problem.select(active), None, f[active], g[active], wanted=self.tol
+            )
             pieces = part if proof is None else (t.index_copy(0, active, u) for t, u in zip(proof, part, strict=True))
             proof = Bracket(*pieces)
             done = within(part, self.tol, torch.float64)
@@ -129,42 +117,84 @@ class Sinkhorn(Solver):
         return Witness(gibbs(problem, f, g), f, g, codes, steps, proof)
 
 
-_Data = tuple[Tensor, Tensor, float, float] | Tensor
+# -- who searches ------------------------------------------------------------------------------------------------------
 
 
-def _swept(problem: Problem) -> _Data | None:
-    """What the core needs of a cost, where it knows it."""
+class Search(Protocol):
+    """A search for the potentials of some problems of a batch, in single precision unless ``fine``."""
+
+    @property
+    def anneals(self) -> bool:
+        """Whether it begins at a larger epsilon."""
+        ...
+
+    def __call__(self, chosen: Tensor, g: Tensor, aim: Aim, *, fine: bool) -> Found: ...
+
+
+def _search_for(problem: Problem, watch: Watch, limit: float | None) -> Search | None:
+    """The fastest that knows the cost."""
     cost = problem.cost
+    if isinstance(cost, Dense) and (kernel := cost.kernel(len(problem.a), problem.epsilon)) is not None:
+        return _Scalings(problem, kernel, watch, limit)
     if isinstance(cost, Points) and cost.dtype == torch.float64 and pairs.swept(cost.x, cost.y) and cost.p <= 32:
-        return cost.x, cost.y, cost.p, cost.norm
+        return _Passes(problem, (cost.x, cost.y, cost.p, cost.norm), watch, limit)
     if isinstance(cost, Dense) and cost.dtype == torch.float64 and pairs.swept(cost.C) and not cost.forbids:
-        return cost.C if cost.C.dim() == 3 else cost.C[None]
+        return _Passes(problem, cost.C if cost.C.dim() == 3 else cost.C[None], watch, limit)
     return None
 
 
-def _select(data: _Data, index: Tensor, size: int) -> _Data:
-    """The costs of some problems of a batch."""
-    if len(index) == size:
-        return data
-    if isinstance(data, Tensor):
-        return data[index] if len(data) > 1 else data
-    x, y, p, norm = data
-    return (x[index] if x.dim() == 3 else x), (y[index] if y.dim() == 3 else y), p, norm
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+    """Passes of the core over coordinates or matrices."""
+
+    problem: Problem
+    data: tuple[Tensor, Tensor, float, float] | Tensor
+    watch: Watch
+    limit: float | None
+    anneals: ClassVar[bool] = True
+
+    def __call__(self, chosen: Tensor, g: Tensor, aim: Aim, *, fine: bool) -> Found:
+        return sinkhorn(
+            self._select(chosen),
+            _sides(self.problem, chosen),
+            self.problem.epsilon,
+            g,
+            aim,
+            symmetric=self.problem.symmetric,
+            fine=fine,
+            seconds=self.watch.left(self.limit),
+            listener=self.watch.listener,
+        )
+
+    def _select(self, index: Tensor) -> tuple[Tensor, Tensor, float, float] | Tensor:
+        data = self.data
+        if len(index) == len(self.problem.a):
+            return data
+        if isinstance(data, Tensor):
+            return data[index] if len(data) > 1 else data
+        x, y, p, norm = data
+        return (x[index] if x.dim() == 3 else x), (y[index] if y.dim() == 3 else y), p, norm
 
 
-def _in_range(data: _Data, problem: Problem) -> tuple[_Data, float]:
-    """The costs in a unit in which neither they nor their squares leave the range of a float, and that unit."""
-    low, high = problem.cost.limits()
-    largest = float(torch.maximum(low.abs(), high.abs()).max()) if len(problem.a) else 1.0
-    if 1e-15 < largest < 1e15 or not 0 < largest < math.inf:
-        return data, 1.0
-    unit = 2.0 ** round(math.log2(largest))
-    if isinstance(data, Tensor):
-        return data / unit, unit
-    x, y, p, norm = data
-    scale = unit ** (1 / p)
-    return (x.double() / scale, y.double() / scale, p, norm), unit
+@dataclasses.dataclass(frozen=True)
+class _Scalings:
+    """Cuturi's many measures against one kernel: products of matrices, which need no annealing."""
+
+    problem: Problem
+    kernel: Kernel
+    watch: Watch
+    limit: float | None
+    anneals: ClassVar[bool] = False
+
+    def __call__(self, chosen: Tensor, g: Tensor, aim: Aim, *, fine: bool) -> Found:
+        sides, symmetric = _sides(self.problem, chosen), self.problem.symmetric
+        return scaling(self.kernel, sides, g, aim, symmetric=symmetric, fine=fine, limit=self.limit, watch=self.watch)
 
 
-def _times(rho: tuple[float, float], factor: float) -> tuple[float, float]:
-    return rho[0] * factor, rho[1] * factor
+def _sides(problem: Problem, chosen: Tensor) -> Sides:
+    (a, b), (r, s) = (problem.a, problem.b), problem.measures
+    if len(chosen) == len(a):
+        return Sides(a, b, r, s, problem.rho)
+    u, v = a[chosen], b[chosen]
+    # The same tensors stay the same: then nobody has to compare them.
+    return Sides(u, v, u if r is a else r[chosen], v if s is b else s[chosen], problem.rho)
