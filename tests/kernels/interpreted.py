@@ -283,7 +283,9 @@ def test_the_operator():
         found = point_softmin.point_softmin(*arguments, h, 0.5)
         assert_close(found, truth(*arguments, h, torch.full((2,), 0.5), 2, 2))
     epsilon = torch.tensor([0.5, 2.0], dtype=F64)
-    assert_close(point_softmin.point_softmin(x[:, None], y, h, epsilon)[1, 0], truth(x[1], y[0], h[0], epsilon[0], 2, 2))
+    assert_close(
+        point_softmin.point_softmin(x[:, None], y, h, epsilon)[1, 0], truth(x[1], y[0], h[0], epsilon[0], 2, 2)
+    )
     torch.library.opcheck(torch.ops.barrow.point_softmin.default, (x, y, h, epsilon, 2.0, 2.0))
 
 
