@@ -75,9 +75,12 @@ def column_generation(
     """
     out = room(a.shape[0], a, a.shape[1], b.shape[1])
     no, none = a.new_empty((0, 0)), a.new_empty((0, 0), dtype=torch.int64)
-    hints = (no if start is None else start, *((none, none, no) if arcs is None else arcs))
+    i, j, mass = (none, none, no) if arcs is None else arcs
     limits = (
-        *(t.contiguous() for t in hints),
+        (no if start is None else start).contiguous(),
+        i.contiguous(),
+        j.contiguous(),
+        mass.contiguous(),
         -1 if max_steps is None else max(0, max_steps),
         torch.get_num_threads(),
         seconds,
