@@ -5,6 +5,9 @@
 // 3. A nearly optimal flow on the list by cost scaling (arc_flow.hpp), made a basis.
 // 4. Pivots, until no arc of the list improves; then a sweep over all pairs for arcs that violate the potentials. They join
 //    the list, and so on. Without any, the basis is optimal among all pairs.
+//
+// Potentials that are given replace step 1. A plan that is given with them may replace more: nearly optimal, its arcs are the
+// list and the basis of step 4; somewhat stale, its flow is where the last phases of step 3 begin.
 #pragma once
 
 #include <algorithm>
@@ -16,19 +19,26 @@
 #include <vector>
 
 #include "arc_flow.hpp"
+#include "first_basis.hpp"
 #include "monitor.hpp"
 #include "network_simplex.hpp"
 #include "pairs.hpp"
+#include "resume.hpp"
 #include "spanning_tree.hpp"
 
 namespace barrow {
 
 namespace generation {
 
-constexpr int NEAREST = 12;   // arcs a row and a column to begin with
-constexpr int PHASES = 3;     // of the cost scaling
-constexpr double FINER = 5;   // the factor from one to the next
-constexpr int ROUNDS = 200;   // of pivots and new arcs
+constexpr int NEAREST = 12;            // arcs a row and a column to begin with
+constexpr int PHASES = 3;              // of the cost scaling
+constexpr double FINER = 5;            // the factor from one to the next
+constexpr int ROUNDS = 200;            // of pivots and new arcs
+constexpr std::int32_t OTHERS = 2000;  // columns outside the list that are looked at where the list has none
+
+// Up to which staleness (resume.hpp) a previous plan is used: for pivots at once, for the last phase of the scaling, for the
+// last two. Beyond that, or with so much mass stranded, potentials from scratch are better than its own, too.
+constexpr double FRESH = 2e-3, RECENT = 0.2, STALE = 1, STRANDED = 0.2;
 
 // A typical cost; 0 if all seem to be.
 inline double typical_cost(const Pairs& pairs, std::mt19937_64& random) {
@@ -140,7 +150,7 @@ inline std::vector<SpanningTree::Arc> greedy(const Pairs& pairs, ArcList& arcs, 
         if (monitor.stop()) return {};
         while (!row_done[i] && !cols.empty()) {
             // The nearest of those that still want mass; of very many, some.
-            const std::size_t look = std::min<std::size_t>(cols.size(), 2000);
+            const std::size_t look = std::min<std::size_t>(cols.size(), OTHERS);
             std::size_t best = 0;
             double nearest = std::numeric_limits<double>::infinity(), cost = 0;
             for (std::size_t q = 0; q < look; ++q) {
@@ -154,6 +164,81 @@ inline std::vector<SpanningTree::Arc> greedy(const Pairs& pairs, ArcList& arcs, 
         }
     }
     return basis;
+}
+
+// The arcs of small reduced cost under g, which is made better before that unless it is `trusted`, and the f for that g.
+// Returns how far the list reaches above a row's least, by the median over the rows.
+inline double short_list(Pairs& pairs, const std::vector<std::int64_t>& supply, const std::vector<std::int64_t>& demand,
+                         bool trusted, std::vector<double>& f, std::vector<double>& g, ArcList& arcs, Monitor& monitor) {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    const std::int32_t n = pairs.rows(), m = pairs.cols();
+    // -inf takes columns and rows without weight out of the sweeps.
+    const auto mask = [&] {
+        for (std::int32_t j = 0; j < m; ++j)
+            if (demand[j] == 0) g[j] = -infinity;
+        for (std::int32_t i = 0; i < n; ++i)
+            if (supply[i] == 0) f[i] = -infinity;
+    };
+    mask();
+    if (!trusted) {
+        pairs.row_transform(g.data(), f.data(), monitor);
+        mask();
+        pairs.col_transform(f.data(), g.data(), monitor);
+        mask();
+    }
+    std::vector<double> bar(n);
+    pairs.row_bars(g.data(), NEAREST, bar.data(), monitor);
+    for (std::int32_t i = 0; i < n; ++i)
+        if (supply[i] == 0) bar[i] = -infinity;
+    pairs.collect(g.data(), bar.data(), 3 * NEAREST, arcs, monitor);
+    if (trusted) {
+        // A row's least is in the list.
+        for (std::int32_t i = 0; i < n; ++i) f[i] = supply[i] > 0 ? infinity : -infinity;
+        for (std::int64_t k = 0; k < arcs.size(); ++k)
+            f[arcs.row[k]] = std::min(f[arcs.row[k]], arcs.cost[k] - g[arcs.col[k]]);
+    }
+    pairs.collect_for_columns(f.data(), g.data(), bar.data(), NEAREST, arcs, monitor);
+    if (monitor.stop()) return 0;
+    std::vector<double> widths;
+    for (std::int32_t i = 0; i < n; ++i)
+        if (supply[i] > 0) widths.push_back(bar[i] - f[i]);
+    std::nth_element(widths.begin(), widths.begin() + widths.size() / 2, widths.end());
+    // Among ties the bars are the least entries themselves, up to rounding: too fine a measure to push flow by.
+    return std::max(widths[widths.size() / 2], 1e-7 * pairs.scale());
+}
+
+// Makes the basis nearly optimal by cost scaling from the given phase on. `flow` on the arcs is where that begins, or empty.
+// Arcs that violate the potentials join the list as soon as the flow on it is fair.
+inline void scale(Pairs& pairs, const std::vector<std::int64_t>& supply, const std::vector<std::int64_t>& demand,
+                  std::int32_t root_col, int first, double width, std::vector<double> f, std::vector<double> g, ArcList& arcs,
+                  std::vector<std::int64_t> flow, std::vector<SpanningTree::Arc>& basis, Monitor& monitor) {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    const std::int32_t n = pairs.rows(), m = pairs.cols();
+    std::vector<double> bar(n);
+    std::int64_t steps = 1000 * (std::int64_t(n) + m), found = n;
+    double epsilon = width / std::pow(FINER, first);
+    for (int phase = first;; ++phase, epsilon /= FINER) {
+        monitor.tell("scaling", phase, PHASES);
+        ArcFlow list(n, m, arcs, flow);
+        if (!list.refine(supply, demand, f.data(), g.data(), epsilon, steps, monitor)) break;
+        if (phase + 1 == PHASES) {
+            list.cancel_cycles();
+            basis = list.basis(supply, root_col, f.data(), g.data(),
+                               [&](std::int32_t i, std::int32_t j) { return pairs.cost(i, j); });
+            break;
+        }
+        flow = list.flow();
+        if (phase == 0 || 100 * found < n) continue;
+        std::fill(bar.begin(), bar.end(), infinity);
+        for (std::int64_t k = 0; k < arcs.size(); ++k)
+            bar[arcs.row[k]] = std::min(bar[arcs.row[k]], arcs.cost[k] - g[arcs.col[k]]);
+        for (std::int32_t i = 0; i < n; ++i) bar[i] = supply[i] > 0 ? bar[i] - epsilon / FINER : -infinity;
+        const std::int64_t before = arcs.size();
+        for (std::int32_t j = 0; j < m; ++j)
+            if (demand[j] == 0) g[j] = -infinity;
+        pairs.collect(g.data(), bar.data(), NEAREST, arcs, monitor);
+        found = arcs.size() - before;
+    }
 }
 
 // Pivots over a list of arcs that grows.
@@ -214,8 +299,8 @@ private:
 
 }  // namespace generation
 
-// Solves one problem of positive or zero weights with equal sums. `start` are column potentials to begin with, or null.
-inline void column_generation(Pairs& pairs, const double* a, const double* b, const double* start, std::int64_t max_steps,
+// Solves one problem of positive or zero weights with equal sums, from a start that may be anything.
+inline void column_generation(Pairs& pairs, const double* a, const double* b, const Start& start, std::int64_t max_steps,
                               Monitor& monitor, SimplexOutput& out) {
     using namespace generation;
     constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -242,73 +327,42 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
     for (std::int32_t i = 0; i < n; ++i) heavy_a[i] = std::ldexp(double(supply[i]), -60);
     for (std::int32_t j = 0; j < m; ++j) heavy_b[j] = std::ldexp(double(demand[j]), -60);
 
-    // Potentials; -inf takes columns and rows without weight out of the sweeps.
-    std::vector<double> g(m), f(n), bar(n);
-    if (start != nullptr) {
-        for (std::int32_t j = 0; j < m; ++j) g[j] = std::isfinite(start[j]) ? start[j] : 0;
-    } else {
-        anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), false, monitor);
-    }
-    const auto mask = [&] {
-        for (std::int32_t j = 0; j < m; ++j)
-            if (demand[j] == 0) g[j] = -infinity;
-        for (std::int32_t i = 0; i < n; ++i)
-            if (supply[i] == 0) f[i] = -infinity;
-    };
-    mask();
-    pairs.row_transform(g.data(), f.data(), monitor);
-    mask();
-    pairs.col_transform(f.data(), g.data(), monitor);
-    mask();
-
-    // A short list of arcs that admits a plan.
+    std::vector<double> f(n), g(m);
     ArcList arcs;
-    pairs.row_bars(g.data(), NEAREST, bar.data(), monitor);
-    mask();
-    for (std::int32_t i = 0; i < n; ++i)
-        if (supply[i] == 0) bar[i] = -infinity;
-    pairs.collect(g.data(), bar.data(), 3 * NEAREST, arcs, monitor);
-    pairs.collect_for_columns(f.data(), g.data(), bar.data(), NEAREST, arcs, monitor);
-    if (monitor.stop()) {
-        out.code = interrupted;
-        return;
-    }
-    std::vector<double> widths;
-    for (std::int32_t i = 0; i < n; ++i)
-        if (supply[i] > 0) widths.push_back(bar[i] - f[i]);
-    std::nth_element(widths.begin(), widths.begin() + widths.size() / 2, widths.end());
-    // Among ties the bars are the least entries themselves, up to rounding: too fine a measure to push flow by.
-    const double width = std::max(widths[widths.size() / 2], 1e-7 * pairs.scale());
-    std::vector<SpanningTree::Arc> basis = greedy(pairs, arcs, f.data(), g.data(), supply, demand, root_col, monitor);
-
-    // A nearly optimal basis. Arcs that violate the potentials join the list as soon as the flow on it is fair.
-    if (width > 0) {
-        std::vector<double> near_f(f), near_g(g);
-        std::vector<std::int64_t> flow;
-        std::int64_t steps = 1000 * (std::int64_t(n) + m), found = n;
-        double epsilon = width;
-        for (int phase = 0;; ++phase, epsilon /= FINER) {
-            monitor.tell("scaling", phase, PHASES);
-            ArcFlow list(n, m, arcs, flow);
-            if (!list.refine(supply, demand, near_f.data(), near_g.data(), epsilon, steps, monitor)) break;
-            if (phase + 1 == PHASES) {
-                list.cancel_cycles();
-                basis = list.basis(supply, root_col, near_f.data(), near_g.data(),
-                                   [&](std::int32_t i, std::int32_t j) { return pairs.cost(i, j); });
-                break;
-            }
-            flow = list.flow();
-            if (phase == 0 || 100 * found < n) continue;
-            std::fill(bar.begin(), bar.end(), infinity);
-            for (std::int64_t k = 0; k < arcs.size(); ++k)
-                bar[arcs.row[k]] = std::min(bar[arcs.row[k]], arcs.cost[k] - near_g[arcs.col[k]]);
-            for (std::int32_t i = 0; i < n; ++i) bar[i] = supply[i] > 0 ? bar[i] - epsilon / FINER : -infinity;
-            const std::int64_t before = arcs.size();
-            for (std::int32_t j = 0; j < m; ++j)
-                if (demand[j] == 0) near_g[j] = -infinity;
-            pairs.collect(near_g.data(), bar.data(), NEAREST, arcs, monitor);
-            found = arcs.size() - before;
+    std::vector<SpanningTree::Arc> basis;
+    Staleness stale;
+    if (start.g != nullptr) {
+        for (std::int32_t j = 0; j < m; ++j) g[j] = std::isfinite(start.g[j]) ? start.g[j] : 0;
+        if (start.arcs > 0) {
+            basis = resume(pairs, arcs, 0, start, g.data(), supply, demand, root_col, monitor);
+            stale = staleness(pairs, basis, g.data(), supply, demand, NEAREST);
         }
+    }
+    if (stale.stranded == 0 && stale.above <= FRESH) {
+        for (const SpanningTree::Arc& arc : basis) arcs.add(arc.row, arc.col, arc.cost);
+    } else {
+        const bool trusted = stale.stranded <= STRANDED && stale.above <= STALE;
+        if (start.g == nullptr || (start.arcs > 0 && !trusted))
+            anneal(pairs, heavy_a.data(), heavy_b.data(), f.data(), g.data(), false, monitor);
+        const double width = short_list(pairs, supply, demand, trusted, f, g, arcs, monitor);
+        if (monitor.stop()) {
+            out.code = interrupted;
+            return;
+        }
+        std::vector<std::int64_t> flow;
+        if (trusted) {
+            basis = resume(pairs, arcs, OTHERS, start, g.data(), supply, demand, root_col, monitor);
+            flow.assign(arcs.size(), 0);
+            for (const SpanningTree::Arc& arc : basis) {
+                arcs.add(arc.row, arc.col, arc.cost);
+                flow.push_back(arc.flow);
+            }
+        } else {
+            basis = greedy(pairs, arcs, f.data(), g.data(), supply, demand, root_col, monitor);
+        }
+        const int first = !trusted ? 0 : stale.above <= RECENT ? PHASES - 1 : 1;
+        if (width > 0)
+            scale(pairs, supply, demand, root_col, first, width, f, g, arcs, std::move(flow), basis, monitor);
     }
     if (monitor.stop()) {
         out.code = interrupted;
@@ -317,6 +371,7 @@ inline void column_generation(Pairs& pairs, const double* a, const double* b, co
 
     // Pivots and new arcs, in turns.
     Basis simplex(n, m, root_col, basis);
+    std::vector<double> bar(n);
     for (int round = 0;; ++round) {
         double tolerance = 0;
         out.code = simplex.improve(arcs, max_steps, &tolerance, monitor);

@@ -1,5 +1,5 @@
-// One kernel source, included by simd.hpp once per instruction-set level, each time inside its own namespace and
-// under its own target. LANES doubles fill one register of the level. No include guard on purpose.
+// One kernel source, included by simd.hpp once per instruction-set level (levels.inl). LANES doubles fill one register of
+// the level. No include guard on purpose.
 //
 // Vectors never cross a function boundary: their calling convention differs between levels.
 

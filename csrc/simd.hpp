@@ -22,48 +22,10 @@ constexpr std::ptrdiff_t PACK_DOUBLE = 32;  // the same in double precision
 
 #if defined(__GNUC__) || defined(__clang__)
 
-namespace baseline {
-#define LANES 2
-#include "kernels.inl"
-#include "sweep.inl"
-#undef LANES
-}  // namespace baseline
-
-#if BARROW_X86
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-namespace avx2 {
-#define LANES 4
-#include "kernels.inl"
-#include "sweep.inl"
-#undef LANES
-}  // namespace avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq")
-#endif
-namespace avx512 {
-#define LANES 8
-#include "kernels.inl"
-#include "sweep.inl"
-#undef LANES
-}  // namespace avx512
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // BARROW_X86
+#define BARROW_SOURCE "kernels.inl"
+#include "levels.inl"
+#define BARROW_SOURCE "sweep.inl"
+#include "levels.inl"
 
 #else  // a compiler without vector types: the same functions, one element at a time
 

@@ -24,7 +24,7 @@ def moments(b):
     return mean, (b * (x - mean[..., None]).square()).sum(-1)
 
 
-def close(b, expected, off):
+def assert_close(b, expected, off):
     assert b.isfinite().all()
     assert (b >= 0).all()
     assert ((b - expected).abs().sum(-1) <= off).all(), f"off by {(b - expected).abs().sum(-1).max()}"
@@ -37,9 +37,9 @@ def close(b, expected, off):
 def test_the_mean_of_translates_is_the_bump_in_the_middle(epsilon):
     a = torch.stack([bump(20), bump(44)])
     w = torch.tensor([0.25, 0.75], dtype=F64)
-    close(debiased_barycenter(a, Grid((60,), 2), w, epsilon=epsilon, tol=1e-8), bump(38), 1e-5)
+    assert_close(debiased_barycenter(a, Grid((60,), 2), w, epsilon=epsilon, tol=1e-8), bump(38), 1e-5)
     # Of Gaussians of variance v the entropic barycenter has v + epsilon / 2: Janati et al. 2020, theorem 3.
-    close(barycenter(a, Grid((60,), 2), w, epsilon=epsilon, tol=1e-8), bump(38, 9 + epsilon / 2), 3e-3)
+    assert_close(barycenter(a, Grid((60,), 2), w, epsilon=epsilon, tol=1e-8), bump(38, 9 + epsilon / 2), 3e-3)
 
 
 def test_gaussians_of_different_width():
@@ -61,7 +61,7 @@ def test_two_diracs(mean):
     at, variance = moments(b)
     assert float(at) == pytest.approx(25, abs=1e-6)
     if mean is barycenter:
-        close(b, bump(25, 1.0), 1e-6)  # epsilon / 2
+        assert_close(b, bump(25, 1.0), 1e-6)  # epsilon / 2
     else:
         assert variance < 0.02
 
@@ -72,15 +72,15 @@ def test_one_weight_takes_one_histogram(mean):
     one = torch.tensor([0.0, 1.0, 0.0], dtype=F64)
     b = mean(a, Grid((60,), 2), one, epsilon=1.0, tol=1e-8)
     alone = mean(a[1:2], Grid((60,), 2), epsilon=1.0, tol=1e-8)
-    close(b, alone, 1e-6)
+    assert_close(b, alone, 1e-6)
     if mean is debiased_barycenter:
-        close(b, a[1], 1e-5)
+        assert_close(b, a[1], 1e-5)
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2])
 def test_the_debiased_mean_of_equal_histograms_is_that_histogram(p):
     a = dirichlet(12, seed=0)
-    close(debiased_barycenter(a.expand(3, 12), Grid((12,), p), epsilon=0.5, tol=1e-9), a, 1e-6)
+    assert_close(debiased_barycenter(a.expand(3, 12), Grid((12,), p), epsilon=0.5, tol=1e-9), a, 1e-6)
 
 
 @both
@@ -89,8 +89,8 @@ def test_order_is_nothing(mean):
     order, places = permutation(4, 2), permutation(10, 3)
     C = Grid((10,), 2).to(F64).dense()
     b = mean(a, C, w, epsilon=1.0, tol=1e-8)
-    close(mean(a[order], C, w[order], epsilon=1.0, tol=1e-8), b, 1e-9)
-    close(mean(a[:, places], C[places][:, places], w, epsilon=1.0, tol=1e-8), b[places], 1e-9)
+    assert_close(mean(a[order], C, w[order], epsilon=1.0, tol=1e-8), b, 1e-9)
+    assert_close(mean(a[:, places], C[places][:, places], w, epsilon=1.0, tol=1e-8), b[places], 1e-9)
 
 
 @both
@@ -101,7 +101,7 @@ def test_batches_are_loops_and_a_grid_is_its_matrix(mean):
     assert together.shape == (3, 2, 12)
     for i, j in itertools.product(range(3), range(2)):
         alone = mean(a[i, 0], grid.to(F64).dense(), w[j], epsilon=0.7, tol=1e-7)
-        close(together[i, j], alone, 1e-9)
+        assert_close(together[i, j], alone, 1e-9)
 
 
 def test_places_of_the_mean_may_be_others():

@@ -76,7 +76,7 @@ def draw(seed=0, n=9, m=7, d=2, batch=()):
     return x, y, dirichlet(*batch, n, seed=seed), dirichlet(*batch, m, seed=seed + 1)
 
 
-def close(one, two, rtol=1e-7, atol=1e-9):
+def assert_close(one, two, rtol=1e-7, atol=1e-9):
     assert torch.allclose(one, two, rtol=rtol, atol=atol), f"{one} is not {two}"
 
 
@@ -87,7 +87,7 @@ def close(one, two, rtol=1e-7, atol=1e-9):
 def test_symmetry(name):
     loss, _ = CLOUD_LOSSES[name]
     x, y, a, b = draw()
-    close(loss(x, y, a, b), loss(y, x, b, a))
+    assert_close(loss(x, y, a, b), loss(y, x, b, a))
 
 
 @losses
@@ -95,7 +95,7 @@ def test_symmetry(name):
 def test_scaling_points_and_epsilon(name, t):
     loss, p = CLOUD_LOSSES[name]
     x, y, a, b = draw()
-    close(loss(t * x, t * y, a, b, s=t**p), t**p * loss(x, y, a, b), atol=1e-8 * t**p)
+    assert_close(loss(t * x, t * y, a, b, s=t**p), t**p * loss(x, y, a, b), atol=1e-8 * t**p)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.2])
@@ -105,20 +105,20 @@ def test_scaling_costs_and_epsilon(epsilon, t):
     solver = Sinkhorn(tol=1e-9) if epsilon else None
     one = barrow.solve(Problem(Dense(C), a, b, epsilon=epsilon), solver)
     two = barrow.solve(Problem(Dense(t * C), a, b, epsilon=t * epsilon), solver)
-    close(t * one.value, two.value, rtol=1e-8, atol=0)
-    close(one.plan.dense(), two.plan.dense(), atol=1e-4 if epsilon else 1e-12)
+    assert_close(t * one.value, two.value, rtol=1e-8, atol=0)
+    assert_close(one.plan.dense(), two.plan.dense(), atol=1e-4 if epsilon else 1e-12)
 
 
 @losses
 def test_translation_of_both_clouds_changes_nothing(name):
     loss, _ = CLOUD_LOSSES[name]
     x, y, a, b = draw()
-    close(loss(x + 1000, y + 1000, a, b), loss(x, y, a, b), rtol=1e-6 if name == "sliced" else 1e-8)
+    assert_close(loss(x + 1000, y + 1000, a, b), loss(x, y, a, b), rtol=1e-6 if name == "sliced" else 1e-8)
     # In float32 the coordinates themselves lose three digits: round them first, so that only the loss is judged.
     x, y = ((t * 128).round() / 128 for t in (x.float(), y.float()))
     near = loss(x, y, a.float(), b.float())
     far = loss(x + 1000, y + 1000, a.float(), b.float())
-    close(far, near, rtol=1e-4, atol=1e-4 if name == "sliced" else 1e-5)
+    assert_close(far, near, rtol=1e-4, atol=1e-4 if name == "sliced" else 1e-5)
 
 
 @losses
@@ -126,7 +126,7 @@ def test_permutation(name):
     loss, _ = CLOUD_LOSSES[name]
     x, y, a, b = draw()
     i, j = permutation(9, 3), permutation(7, 4)
-    close(loss(x[i], y[j], a[i], b[j]), loss(x, y, a, b))
+    assert_close(loss(x[i], y[j], a[i], b[j]), loss(x, y, a, b))
 
 
 @pytest.mark.parametrize("name", ["transport_cost p=1", "transport_cost p=2"])
@@ -134,7 +134,7 @@ def test_mass_scales_exact_cost(name):
     loss, _ = CLOUD_LOSSES[name]
     x, y, a, b = draw()
     for t in (1e-3, 5.0):
-        close(loss(x, y, t * a, t * b), t * loss(x, y, a, b))
+        assert_close(loss(x, y, t * a, t * b), t * loss(x, y, a, b))
 
 
 @pytest.mark.parametrize("t", [0.01, 5.0])
@@ -144,7 +144,7 @@ def test_mass_scales_entropic_cost(t):
     one = barrow.sinkhorn_cost(x, y, a, b, epsilon=0.5, **TIGHT)
     two = barrow.sinkhorn_cost(x, y, t * a, t * b, epsilon=0.5, **TIGHT)
     # t P against t^2 a x b: epsilon (t log(1 / t) - t + t^2) more than t times the old value.
-    close(two, t * one + 0.5 * (-t * math.log(t) - t + t * t))
+    assert_close(two, t * one + 0.5 * (-t * math.log(t) - t + t * t))
 
 
 @pytest.mark.parametrize("name", [n for n in CLOUD_LOSSES if n != "sliced"])
@@ -152,7 +152,7 @@ def test_isometries(name):
     loss, _ = CLOUD_LOSSES[name]
     x, y, a, b = draw(d=3)
     Q = torch.linalg.qr(cloud(3, 3, seed=5)).Q
-    close(loss(x @ Q, y @ Q, a, b), loss(x, y, a, b))
+    assert_close(loss(x @ Q, y @ Q, a, b), loss(x, y, a, b))
 
 
 # -- zero weights ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_zero_weights_are_atoms_removed(name):
     more = [torch.cat(t).requires_grad_() for t in ((x, far), (far, y), (a, zero), (zero, b))]
     less = [t.clone().requires_grad_() for t in (x, y, a, b)]
     with_, without = loss(*more), loss(*less)
-    close(with_, without)
+    assert_close(with_, without)
     with_.backward()
     without.backward()
     for full, part, keep in zip(more, less, (slice(9), slice(3, None), slice(9), slice(3, None)), strict=True):
@@ -175,7 +175,7 @@ def test_zero_weights_are_atoms_removed(name):
         got, want = full.grad[keep], part.grad
         if want.dim() == 1 and "unbalanced" not in name:  # on measures of one mass the constant is free
             got, want = got - got.mean(), want - want.mean()
-        close(got, want, rtol=1e-3, atol=2e-4)
+        assert_close(got, want, rtol=1e-3, atol=2e-4)
     assert (more[0].grad[9:].abs() <= 1e-13).all(), "an atom without mass is not moved"
     assert (more[1].grad[:3].abs() <= 1e-13).all()
 
@@ -191,7 +191,7 @@ def test_ragged_batches_padded_with_zero_weights(name):
         x[k, :n], y[k, :m], a[k, :n], b[k, :m] = u, v, s, t
     padded = [t.requires_grad_() for t in (x, y, a, b)]
     value = loss(*padded)
-    close(value, torch.stack([loss(*one) for one in measures]))
+    assert_close(value, torch.stack([loss(*one) for one in measures]))
     value.sum().backward()
     assert all(t.grad.isfinite().all() for t in padded)
 
@@ -207,7 +207,7 @@ def test_the_gradient_of_a_zero_weight_is_its_derivative():
         h[-1], h[0] = 1e-6, -1e-6
         told = (w.grad * h).sum() / 1e-6
         seen = (loss(x, y, a + h, b) - loss(x, y, a, b)) / 1e-6
-        close(told, seen, rtol=1e-3, atol=1e-4)
+        assert_close(told, seen, rtol=1e-3, atol=1e-4)
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
@@ -226,10 +226,10 @@ def test_batch_is_loop_with_gradients(name):
         for j in range(3):
             alone = [t[i, j].detach().clone().requires_grad_() for t in leaves]
             one = loss(*alone)
-            close(value[i, j], one, rtol=1e-8)
+            assert_close(value[i, j], one, rtol=1e-8)
             one.backward()
             for t, u in zip(leaves, alone, strict=True):
-                close(t.grad[i, j], u.grad, rtol=1e-3, atol=1e-3 * float(u.grad.abs().max()))
+                assert_close(t.grad[i, j], u.grad, rtol=1e-3, atol=1e-3 * float(u.grad.abs().max()))
 
 
 def test_batch_is_loop_for_easy_and_hard_problems():
@@ -240,7 +240,7 @@ def test_batch_is_loop_for_easy_and_hard_problems():
     assert len(set(together.steps.tolist())) > 1, "each problem stops by itself"
     for k in range(3):
         alone = barrow.solve(Problem(Dense(C[k]), a[k], b[k], epsilon=0.3), Sinkhorn(tol=1e-6))
-        close(alone.value, together.value[k], rtol=2e-6)
+        assert_close(alone.value, together.value[k], rtol=2e-6)
 
 
 def test_broadcast_clouds_share_their_gradient():
@@ -253,7 +253,7 @@ def test_broadcast_clouds_share_their_gradient():
         z = x.clone().requires_grad_()
         barrow.transport_cost(z, many[k]).backward()
         expected += z.grad
-    close(one.grad, expected)
+    assert_close(one.grad, expected)
 
 
 # -- sandwiches --------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_sliced_below_exact_below_tree(seed):
 def test_sliced_of_a_line_is_the_exact_distance():
     x, y, a, b = draw(d=1)
     sliced = barrow.sliced_wasserstein(x, y, a, b, p=2, n_projections=3)
-    close(sliced, barrow.wasserstein_1d(x[:, 0], y[:, 0], a, b, p=2))
+    assert_close(sliced, barrow.wasserstein_1d(x[:, 0], y[:, 0], a, b, p=2))
 
 
 def test_sliced_of_a_translation():
@@ -290,7 +290,7 @@ def test_sliced_of_a_translation():
     x, t = cloud(30, 4, seed=0), cloud(4, seed=1)
     g = torch.Generator().manual_seed(0)
     sliced = barrow.sliced_wasserstein(x, x + t, p=2, n_projections=20_000, generator=g)
-    close(sliced.square(), t.square().sum() / 4, rtol=0.03)
+    assert_close(sliced.square(), t.square().sum() / 4, rtol=0.03)
 
 
 def test_sliced_repeats_with_a_generator_and_in_blocks(monkeypatch):
@@ -302,7 +302,7 @@ def test_sliced_repeats_with_a_generator_and_in_blocks(monkeypatch):
     once = run()
     assert run() == once
     small_chunks(monkeypatch, 200)
-    close(run(), once, rtol=1e-12)
+    assert_close(run(), once, rtol=1e-12)
 
 
 @given(seeds)
@@ -333,15 +333,15 @@ def test_wasserstein_grows_with_p_and_shrinks_with_the_norm():
 @pytest.mark.parametrize("p", [1, 2, 3.5])
 def test_wasserstein_is_the_root_of_the_cost(p):
     x, y, a, b = draw()
-    close(barrow.wasserstein(x, y, a, b, p=p).pow(p), barrow.transport_cost(x, y, a, b, p=p))
+    assert_close(barrow.wasserstein(x, y, a, b, p=p).pow(p), barrow.transport_cost(x, y, a, b, p=p))
 
 
 def test_wasserstein_1d_against_scipy():
     u, v, a, b = cloud(40, seed=0), cloud(30, seed=1), dirichlet(40, seed=0, zeros=4), dirichlet(30, seed=1)
     truth = scipy.stats.wasserstein_distance(u.numpy(), v.numpy(), a.numpy(), b.numpy())
-    close(barrow.wasserstein_1d(u, v, a, b, p=1), torch.tensor(truth, dtype=F64), rtol=1e-12)
+    assert_close(barrow.wasserstein_1d(u, v, a, b, p=1), torch.tensor(truth, dtype=F64), rtol=1e-12)
     truth = scipy.stats.wasserstein_distance(u[:30].numpy(), v.numpy())
-    close(barrow.wasserstein_1d(u[:30], v, p=1), torch.tensor(truth, dtype=F64), rtol=1e-12)
+    assert_close(barrow.wasserstein_1d(u[:30], v, p=1), torch.tensor(truth, dtype=F64), rtol=1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 2, 2.7])
@@ -350,8 +350,8 @@ def test_wasserstein_1d_is_the_exact_distance(p, batch):
     u, v = cloud(*batch, 12, seed=0), cloud(*batch, 9, seed=1)
     a, b = dirichlet(*batch, 12, seed=0, zeros=2), dirichlet(9, seed=1)
     want = barrow.wasserstein(u[..., None], v[..., None], a, b, p=p)
-    close(barrow.wasserstein_1d(u, v, a, b, p=p), want, rtol=1e-10)
-    close(barrow.wasserstein_1d(u, v, p=p), barrow.wasserstein(u[..., None], v[..., None], p=p), rtol=1e-10)
+    assert_close(barrow.wasserstein_1d(u, v, a, b, p=p), want, rtol=1e-10)
+    assert_close(barrow.wasserstein_1d(u, v, p=p), barrow.wasserstein(u[..., None], v[..., None], p=p), rtol=1e-10)
     assert want.shape == batch
 
 
@@ -359,7 +359,7 @@ def test_wasserstein_1d_is_the_exact_distance(p, batch):
 def test_the_divergence_of_a_translation_is_exact_at_every_epsilon(epsilon):
     x, a, t = cloud(10, 3, seed=0), dirichlet(10, seed=0), cloud(3, seed=2)
     got = barrow.sinkhorn_divergence(x, x + t, a, a.clone(), epsilon=epsilon, tol=1e-7, max_steps=50_000)
-    close(got, t.square().sum(), rtol=1e-6)
+    assert_close(got, t.square().sum(), rtol=1e-6)
 
 
 @given(seeds)
@@ -370,11 +370,11 @@ def test_divergence_is_nonnegative_and_zero_for_equal_measures(seed):
         for rho in (INF, 0.7):
             options = {"epsilon": 1.0, "p": p, "rho": rho, "tol": 1e-8}
             assert barrow.sinkhorn_divergence(x, y, a, b, **options) > 0
-            close(
+            assert_close(
                 barrow.sinkhorn_divergence(x, x.clone(), a, a.clone(), **options), torch.zeros((), dtype=F64), atol=1e-6
             )
             i = permutation(9, seed)
-            close(barrow.sinkhorn_divergence(x, x[i], a, a[i], **options), torch.zeros((), dtype=F64), atol=1e-6)
+            assert_close(barrow.sinkhorn_divergence(x, x[i], a, a[i], **options), torch.zeros((), dtype=F64), atol=1e-6)
     heavy = barrow.sinkhorn_divergence(x, y, a, 2.5 * b, epsilon=0.3, rho=0.7, tol=1e-8)
     assert heavy > 0
 
@@ -388,7 +388,7 @@ def test_unbalanced_divergence_is_debiased_by_the_masses():
         return barrow.solve(Problem(Points(x, y), a, b, epsilon=0.4, rho=0.9), Sinkhorn(tol=1e-9)).value
 
     want = V(x, y, a, b) - V(x, x.clone(), a, a) / 2 - V(y, y.clone(), b, b) / 2 + 0.2 * (a.sum() - b.sum()) ** 2
-    close(barrow.sinkhorn_divergence(x, y, a, b, epsilon=0.4, rho=0.9, **TIGHT), want)
+    assert_close(barrow.sinkhorn_divergence(x, y, a, b, epsilon=0.4, rho=0.9, **TIGHT), want)
 
 
 def test_sinkhorn_tends_to_exact_and_grows_with_epsilon():
@@ -403,14 +403,14 @@ def test_sinkhorn_tends_to_exact_and_grows_with_epsilon():
     assert path[0] - exact <= 0.05 * exact
     independent = (a[:, None] * b * (x[:, None] - y).square().sum(-1)).sum()
     assert path[-1] <= independent
-    close(path[-1], independent, rtol=0.2)
+    assert_close(path[-1], independent, rtol=0.2)
 
 
 def test_unbalanced_tends_to_balanced_and_grows_with_rho():
     x, y, a, b = draw()
     path = [barrow.sinkhorn_cost(x, y, a, b, epsilon=0.3, rho=rho, **TIGHT) for rho in (0.01, 1.0, 100.0, 1e5, INF)]
     assert all(one <= two * (1 + 1e-8) for one, two in itertools.pairwise(path))
-    close(path[-2], path[-1], rtol=1e-4)
+    assert_close(path[-2], path[-1], rtol=1e-4)
     pair = barrow.sinkhorn_cost(x, y, a, b, epsilon=0.3, rho=(1.0, INF), **TIGHT)
     assert path[1] <= pair <= path[-1]
 
@@ -449,35 +449,35 @@ def tree_gradients(tree, exponent, h=H, t=T):
 def test_elephant(exponent, loss, tangent, raw, logits):
     got = tree_gradients(ELEPHANT, exponent)
     for one, two in zip(got, (loss, raw, tangent, logits), strict=True):
-        close(one, torch.tensor(two, dtype=F64), **EXACT)
+        assert_close(one, torch.tensor(two, dtype=F64), **EXACT)
     # The rooted binary tree with root edges of one half has the same distances and the same projected gradient.
     halves = torch.tensor([0, 0.5, 0.5, 1, 1, 1, 1], dtype=F64)
     binary = Tree(torch.tensor([-1, 0, 0, 1, 1, 2, 2]), halves)
-    close(binary.dense(), ELEPHANT.dense(), **EXACT)
+    assert_close(binary.dense(), ELEPHANT.dense(), **EXACT)
     again = tree_gradients(binary, exponent)
-    close(again[0], torch.tensor(loss, dtype=F64), **EXACT)
-    close(again[2], torch.tensor(tangent, dtype=F64), **EXACT)
+    assert_close(again[0], torch.tensor(loss, dtype=F64), **EXACT)
+    assert_close(again[2], torch.tensor(tangent, dtype=F64), **EXACT)
     # Two root edges of length one are another tree.
     wrong = tree_gradients(Tree(torch.tensor([-1, 0, 0, 1, 1, 2, 2]), torch.ones(7, dtype=F64)), exponent)
     if exponent == 1:
-        close(wrong[2], torch.tensor([2.0, 0, -2, 0], dtype=F64), **EXACT)
+        assert_close(wrong[2], torch.tensor([2.0, 0, -2, 0], dtype=F64), **EXACT)
 
 
 def test_elephant_is_the_exact_distance_of_its_metric():
-    close(barrow.solve(Problem(ELEPHANT, H, T)).value, torch.tensor(0.9, dtype=F64), rtol=0, atol=1e-14)
-    close(lp_value(Problem(ELEPHANT, H, T)), torch.tensor(0.9, dtype=F64))
+    assert_close(barrow.solve(Problem(ELEPHANT, H, T)).value, torch.tensor(0.9, dtype=F64), rtol=0, atol=1e-14)
+    assert_close(lp_value(Problem(ELEPHANT, H, T)), torch.tensor(0.9, dtype=F64))
 
 
 def test_elephant_is_reproduced_by_no_other_topology():
     chain = H.clone().requires_grad_()
     barrow.emd_1d(barrow.tangent(chain), T).backward()
-    close(chain.grad, torch.tensor([1.0, 0, -1, 0], dtype=F64), **EXACT)
+    assert_close(chain.grad, torch.tensor([1.0, 0, -1, 0], dtype=F64), **EXACT)
     chain.grad = None
     barrow.emd_1d(barrow.tangent(chain), T, exponent=2).backward()
-    close(chain.grad, torch.tensor([0.3, -0.1, -0.3, 0.1], dtype=F64), **EXACT)
+    assert_close(chain.grad, torch.tensor([0.3, -0.1, -0.3, 0.1], dtype=F64), **EXACT)
     star = Tree(torch.tensor([-1, 0, 0, 0, 0]), torch.ones(5, dtype=F64))
-    close(tree_gradients(star, 1)[2], torch.tensor([1.0, -1, -1, 1], dtype=F64), **EXACT)
-    close(tree_gradients(star, 2)[2], torch.tensor([0.4, -0.2, -0.6, 0.4], dtype=F64), **EXACT)
+    assert_close(tree_gradients(star, 1)[2], torch.tensor([1.0, -1, -1, 1], dtype=F64), **EXACT)
+    assert_close(tree_gradients(star, 2)[2], torch.tensor([0.4, -0.2, -0.6, 0.4], dtype=F64), **EXACT)
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 1.5])
@@ -490,33 +490,37 @@ def test_chain_gradients_in_all_conventions(exponent):
     leaf = h.clone().requires_grad_()
     loss = barrow.emd_1d(leaf, t, exponent, spacing=w)
     loss.backward()
-    close(loss, torch.tensor(sum(float(w[i]) * abs(phi[i]) ** exponent for i in range(7)), dtype=F64), rtol=1e-12)
-    close(leaf.grad, raw, rtol=1e-12)
+    assert_close(
+        loss, torch.tensor(sum(float(w[i]) * abs(phi[i]) ** exponent for i in range(7)), dtype=F64), rtol=1e-12
+    )
+    assert_close(leaf.grad, raw, rtol=1e-12)
     projected = h.clone().requires_grad_()
     barrow.emd_1d(barrow.tangent(projected), t, exponent, spacing=w).backward()
-    close(projected.grad, raw - raw.mean(), rtol=1e-12)
-    close(projected.grad.sum(), torch.zeros((), dtype=F64), atol=1e-14)
+    assert_close(projected.grad, raw - raw.mean(), rtol=1e-12)
+    assert_close(projected.grad.sum(), torch.zeros((), dtype=F64), atol=1e-14)
     renormalised = (3 * h).clone().requires_grad_()
     barrow.emd_1d(renormalised / renormalised.sum(), t, exponent, spacing=w).backward()
-    close(renormalised.grad, (raw - (h * raw).sum()) / 3, rtol=1e-12, atol=1e-14)
+    assert_close(renormalised.grad, (raw - (h * raw).sum()) / 3, rtol=1e-12, atol=1e-14)
     for convention in (raw, raw - raw.mean()):
         logits = h.log().requires_grad_()
         barrow.emd_1d(logits.softmax(-1), t, exponent, spacing=w).backward()
-        close(logits.grad, softmax_gradient(h, convention), rtol=1e-12, atol=1e-14)
+        assert_close(logits.grad, softmax_gradient(h, convention), rtol=1e-12, atol=1e-14)
 
 
 def test_a_chain_is_a_path_is_a_line():
     h, t = dirichlet(5, 8, seed=0), dirichlet(5, 8, seed=1)
     w = uniform(7, seed=2)
     at = torch.cat((torch.zeros(1, dtype=F64), w.cumsum(0)))
-    close(barrow.emd_1d(h, t, spacing=w), barrow.wasserstein_1d(at, at, h, t, p=1), rtol=1e-12)
+    assert_close(barrow.emd_1d(h, t, spacing=w), barrow.wasserstein_1d(at, at, h, t, p=1), rtol=1e-12)
     assert barrow.emd_1d(h, t).shape == (5,)
     # A caterpillar: the bins hang by edges of length 0 from a path, rooted in its middle.
     parent = torch.tensor([1, 2, 3, -1, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 7])
     length = torch.cat((w[:3], torch.zeros(1, dtype=F64), w[3:], torch.zeros(8, dtype=F64)))
     for exponent in (1, 2):
-        close(barrow.tree_emd(h, t, Tree(parent, length), exponent), barrow.emd_1d(h, t, exponent, w), rtol=1e-12)
-    close(barrow.emd_1d(h, t, spacing=2.5), 2.5 * barrow.emd_1d(h, t), rtol=1e-12)
+        assert_close(
+            barrow.tree_emd(h, t, Tree(parent, length), exponent), barrow.emd_1d(h, t, exponent, w), rtol=1e-12
+        )
+    assert_close(barrow.emd_1d(h, t, spacing=2.5), 2.5 * barrow.emd_1d(h, t), rtol=1e-12)
 
 
 @pytest.mark.parametrize("exponent", [1, 2, 1.3])
@@ -525,8 +529,8 @@ def test_tree_emd_against_the_paths(exponent):
     leaves = len(tree_paths(parent.tolist())[0])
     h, t = dirichlet(leaves, seed=3), dirichlet(leaves, seed=4)
     want = torch.tensor(tree_value(parent, length, h, t, exponent), dtype=F64)
-    close(barrow.tree_emd(h, t, Tree(parent, length), exponent), want, rtol=1e-12)
-    close(Tree(parent, length).dense(), tree_metric(parent, length), rtol=1e-12)
+    assert_close(barrow.tree_emd(h, t, Tree(parent, length), exponent), want, rtol=1e-12)
+    assert_close(Tree(parent, length).dense(), tree_metric(parent, length), rtol=1e-12)
 
 
 # -- Frogner's loss, transcribed ---------------------------------------------------------------------------------------
@@ -560,11 +564,11 @@ def test_frogner_balanced(lam, one_hot):
     P, value, gradient = frogner(h, t, C, lam, steps=2000)
     leaf, cost = h.clone().requires_grad_(), C.clone().requires_grad_()
     loss = barrow.label_wasserstein(leaf, t, cost, epsilon=1 / lam, tol=1e-10)
-    close(loss, value, rtol=1e-8)
+    assert_close(loss, value, rtol=1e-8)
     loss.backward()
-    close(cost.grad, P, rtol=1e-4, atol=1e-6)
+    assert_close(cost.grad, P, rtol=1e-4, atol=1e-6)
     # V is homogeneous only up to the mass: on histograms of mass 1 the gradient is known up to a constant.
-    close(leaf.grad - leaf.grad.mean(), gradient, rtol=1e-4, atol=1e-5)
+    assert_close(leaf.grad - leaf.grad.mean(), gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("one_hot", [False, True])
@@ -576,10 +580,10 @@ def test_frogner_relaxed(lam, gamma, one_hot):
     P, value, gradient = frogner(h, t, C, lam, gamma)
     leaf, cost = h.clone().requires_grad_(), C.clone().requires_grad_()
     loss = barrow.label_wasserstein(leaf, t, cost, epsilon=1 / lam, rho=gamma, tol=1e-10)
-    close(loss, value, rtol=1e-8, atol=1e-8)
+    assert_close(loss, value, rtol=1e-8, atol=1e-8)
     loss.backward()
-    close(cost.grad, P, rtol=1e-4, atol=1e-6)
-    close(leaf.grad, gradient, rtol=1e-4, atol=1e-5)
+    assert_close(cost.grad, P, rtol=1e-4, atol=1e-6)
+    assert_close(leaf.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_label_wasserstein_in_a_batch_through_a_softmax():
@@ -591,8 +595,8 @@ def test_label_wasserstein_in_a_batch_through_a_softmax():
     for k in range(4):
         p = logits[k].detach().softmax(-1)
         _, value, gradient = frogner(p, t[k], C, 5.0, steps=2000)
-        close(loss[k], value, rtol=1e-7)
-        close(logits.grad[k], softmax_gradient(p, gradient), rtol=1e-4, atol=1e-5)
+        assert_close(loss[k], value, rtol=1e-7)
+        assert_close(logits.grad[k], softmax_gradient(p, gradient), rtol=1e-4, atol=1e-5)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -710,14 +714,14 @@ def test_the_unbalanced_gradient_factor_is_rho_plus_epsilon(epsilon):
     P = math.exp((-c + (epsilon + rho) * math.log(A * B)) / (2 * rho + epsilon))
     for w, got in ((A, a.grad), (B, b.grad)):
         want = rho * (1 - P / w) - epsilon * (P / w - A * B / w)
-        close(got, torch.tensor([want], dtype=F64), rtol=1e-5)
+        assert_close(got, torch.tensor([want], dtype=F64), rtol=1e-5)
     truth = (
         c * P
         + epsilon * (P * math.log(P / (A * B)) - P + A * B)
         + rho * (P * math.log(P / A) - P + A)
         + rho * (P * math.log(P / B) - P + B)
     )
-    close(value, torch.tensor(truth, dtype=F64))
+    assert_close(value, torch.tensor(truth, dtype=F64))
 
 
 @pytest.mark.parametrize("rho", [0.1, 1.0])
@@ -748,10 +752,10 @@ def test_composed_losses(name):
         leaf = x.clone().requires_grad_()
         phi(loss(leaf, y, a, b)).sum().backward()
         factor = slope(value.detach()).double()[:, None, None]
-        close(leaf.grad, factor * plain.grad, rtol=1e-9, atol=1e-12)
+        assert_close(leaf.grad, factor * plain.grad, rtol=1e-9, atol=1e-12)
     both = x.clone().requires_grad_()
     (loss(both, y, a, b) * loss(both, y, a, b)).sum().backward()
-    close(both.grad, 2 * value.detach()[:, None, None] * plain.grad, rtol=1e-9, atol=1e-12)
+    assert_close(both.grad, 2 * value.detach()[:, None, None] * plain.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_the_same_tensor_twice():
@@ -760,15 +764,15 @@ def test_the_same_tensor_twice():
     shift = torch.tensor([1.0, 2.0], dtype=F64)
     leaf = x.clone().requires_grad_()
     barrow.transport_cost(leaf, leaf + shift, a, a).backward()
-    close(leaf.grad, torch.zeros_like(leaf), atol=1e-12)
+    assert_close(leaf.grad, torch.zeros_like(leaf), atol=1e-12)
     leaf = x.clone().requires_grad_()
     barrow.transport_cost(leaf, 2 * leaf, a, a).backward()
-    close(leaf.grad, 2 * a[:, None] * x, rtol=1e-9)
+    assert_close(leaf.grad, 2 * a[:, None] * x, rtol=1e-9)
     leaf = x.clone().requires_grad_()
     barrow.sinkhorn_cost(leaf, leaf, a, a, epsilon=0.3, **TIGHT).backward()
     other = x.clone().requires_grad_()
     barrow.sinkhorn_cost(other, other.clone(), a, a.clone(), epsilon=0.3, **TIGHT).backward()
-    close(leaf.grad, other.grad, rtol=1e-3, atol=1e-5)
+    assert_close(leaf.grad, other.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_to_a_weight_used_on_both_sides():
@@ -829,7 +833,7 @@ def test_the_root_at_zero_has_gradient_zero(p):
         leaf = x.clone().requires_grad_()
         value = loss(leaf)
         value.backward()
-        close(value, torch.zeros_like(value), atol=1e-6)
+        assert_close(value, torch.zeros_like(value), atol=1e-6)
         assert leaf.grad.isfinite().all()
 
 
@@ -843,12 +847,12 @@ def test_single_precision_against_double(name):
     single = [t.detach().float().requires_grad_() for t in full]
     one, two = loss(*full), loss(*single)
     assert two.dtype == torch.float32
-    close(two.double(), one, rtol=2e-5, atol=2e-5)
+    assert_close(two.double(), one, rtol=2e-5, atol=2e-5)
     one.sum().backward()
     two.sum().backward()
     for t, u in zip(full[:2], single[:2], strict=True):
         assert u.grad.dtype == torch.float32
-        close(u.grad.double(), t.grad, rtol=1e-3, atol=1e-3)
+        assert_close(u.grad.double(), t.grad, rtol=1e-3, atol=1e-3)
 
 
 @losses
@@ -863,7 +867,7 @@ def test_half_precision_in_and_out(name, dtype):
     assert leaf.grad.dtype == dtype
     assert leaf.grad.isfinite().all()
     want = loss(x.double(), y.double())
-    close(value.double(), want, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    assert_close(value.double(), want, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -872,9 +876,9 @@ def test_histograms_in_low_precision(dtype):
     low_h, low_t = torch.full((50,), 1 / 64).to(dtype), torch.full((50,), 1 / 64).flip(0).to(dtype)
     low_h[0] += 0.5
     low_t[-1] += 0.5
-    close(barrow.emd_1d(low_h, low_t).double(), torch.tensor(24.5, dtype=F64), rtol=0.01)
+    assert_close(barrow.emd_1d(low_h, low_t).double(), torch.tensor(24.5, dtype=F64), rtol=0.01)
     if dtype == torch.float32:
-        close(barrow.emd_1d(h.float(), t.float()).double(), barrow.emd_1d(h, t), rtol=1e-5)
+        assert_close(barrow.emd_1d(h.float(), t.float()).double(), barrow.emd_1d(h, t), rtol=1e-5)
 
 
 # -- complaints --------------------------------------------------------------------------------------------------------
@@ -907,7 +911,7 @@ def test_the_value_of_the_whole_family_is_symmetric_in_its_sides(known):
     swapped = Problem(Dense(q.cost.C.mT), q.b, q.a, epsilon=q.epsilon, rho=q.rho[::-1], reference=reference)
     value = barrow.solve(swapped, Sinkhorn(tol=1e-8)).value
     scale = float(q.cost.C.abs().max() + q.epsilon) * float(q.a.sum() + q.b.sum())
-    close(value, known.value, rtol=1e-7, atol=1e-8 * scale)
+    assert_close(value, known.value, rtol=1e-7, atol=1e-8 * scale)
 
 
 def test_every_kind_has_a_value_of_the_shape_of_its_batch():

@@ -12,7 +12,7 @@ def brute(x, y, h, p):
     return ((x[:, :, None] - y[:, None, :]).abs() ** p - h[:, None, :]).amin(-1)
 
 
-def agrees(x, y, h, p):
+def assert_agrees(x, y, h, p):
     got, expected = monotone_min(x, y, h, p), brute(x, y, h, p)
     absent = expected == torch.inf
     assert torch.equal(got == torch.inf, absent)
@@ -29,15 +29,15 @@ levels = st.integers(-20, 20) | st.floats(-20, 20) | st.none()
 def test_any_order_ties_and_absent_atoms(data, x, y, p):
     h = data.draw(st.lists(levels, min_size=len(y), max_size=len(y)))
     h = [-torch.inf if v is None else v for v in h]
-    agrees(*(torch.tensor([v], dtype=torch.float64) for v in (x, y, h)), p)
+    assert_agrees(*(torch.tensor([v], dtype=torch.float64) for v in (x, y, h)), p)
 
 
 @pytest.mark.parametrize("p", [1, 1.3, 2, 3])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 50), (50, 1), (64, 63), (200, 333)])
 def test_batches(n, m, p):
     x, y, h = torch.randn(3, n).double(), torch.randn(3, m).double(), torch.randn(3, m).double()
-    agrees(x, y, h, p)
-    agrees(x, y, h[:1], p)
+    assert_agrees(x, y, h, p)
+    assert_agrees(x, y, h[:1], p)
 
 
 def test_a_steep_potential_sends_every_query_to_one_atom():
@@ -45,7 +45,7 @@ def test_a_steep_potential_sends_every_query_to_one_atom():
     for winner in (0, 17, 39):
         h = torch.zeros(1, 40).double()
         h[0, winner] = 1e6
-        agrees(x, y, h, 2)
+        assert_agrees(x, y, h, 2)
 
 
 def test_all_absent():

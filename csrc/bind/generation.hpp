@@ -3,12 +3,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
-
-#include <nanobind/stl/optional.h>
 
 #include "bind.hpp"
 #include "column_generation.hpp"
+#include "starts.hpp"
 
 namespace barrow::bind {
 
@@ -16,7 +14,7 @@ namespace barrow::bind {
 inline int threads_each(std::size_t batch, int threads) { return batch > 1 ? 1 : threads; }
 
 template <class Make>
-void generate(const Array<const double, 2>& a, const Array<const double, 2>& b, const std::optional<Array<const double, 2>>& start,
+void generate(const Array<const double, 2>& a, const Array<const double, 2>& b, const Starts& starts,
               std::int64_t max_steps, int threads, const Terms& terms, const Array<std::int64_t, 2>& rows,
               const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass, const Array<double, 2>& f,
               const Array<double, 2>& g, const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps,
@@ -29,14 +27,13 @@ void generate(const Array<const double, 2>& a, const Array<const double, 2>& b, 
     require(f.shape(0) == batch && f.shape(1) == n && g.shape(0) == batch && g.shape(1) == m && code.shape(0) == batch &&
                 steps.shape(0) == batch,
             "f, g, code and steps do not fit the batch");
-    require(!start || (start->shape(0) == batch && start->shape(1) == m), "start needs the shape (batch, m)");
+    starts.require_shapes(batch, m);
     const std::int64_t limit = max_steps < 0 ? default_max_steps(n, m) : max_steps;
     run(batch, threads, terms, [&](std::int64_t k, Monitor& monitor) {
         SimplexOutput out{rows.data() + k * capacity, cols.data() + k * capacity, mass.data() + k * capacity,
                           f.data() + k * n, g.data() + k * m, 0, 0};
         const std::unique_ptr<Pairs> pairs = make(k);
-        column_generation(*pairs, a.data() + k * n, b.data() + k * m, start ? start->data() + k * m : nullptr, limit, monitor,
-                          out);
+        column_generation(*pairs, a.data() + k * n, b.data() + k * m, starts.of(k), limit, monitor, out);
         code.data()[k] = out.code;
         steps.data()[k] = out.steps;
     });

@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include <nanobind/stl/vector.h>
@@ -16,8 +15,10 @@ void grid(nb::module_& module) {
     module.def(
         "column_generation_grid",
         [](const std::vector<std::int64_t>& sides, const std::vector<double>& weights, const Array<const double, 2>& a,
-           const Array<const double, 2>& b, const std::optional<Array<const double, 2>>& start, std::int64_t max_steps,
-           int threads, double seconds, const nb::object& listener, const Array<std::int64_t, 2>& rows,
+           const Array<const double, 2>& b, const Array<const double, 2>& start_g,
+           const Array<const std::int64_t, 2>& start_rows, const Array<const std::int64_t, 2>& start_cols,
+           const Array<const double, 2>& start_mass, std::int64_t max_steps, int threads, double seconds,
+           const nb::object& listener, const Array<std::int64_t, 2>& rows,
            const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass, const Array<double, 2>& f,
            const Array<double, 2>& g, const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
             require(!sides.empty() && sides.size() == weights.size(), "a grid needs one weight for every axis");
@@ -29,12 +30,14 @@ void grid(nb::module_& module) {
             require(pixels < (1 << 30), "too many pixels");
             require(double(a.shape(1)) == pixels && double(b.shape(1)) == pixels, "a and b need one weight for every pixel");
             const int each = threads_each(a.shape(0), threads);
-            generate(a, b, start, max_steps, threads, Terms{seconds, listener}, rows, cols, mass, f, g, code, steps,
+            generate(a, b, Starts{start_g, start_rows, start_cols, start_mass}, max_steps, threads,
+                     Terms{seconds, listener}, rows, cols, mass, f, g, code, steps,
                      [&](std::int64_t) {
                          return std::make_unique<GridPairs>(sides.data(), weights.data(), int(sides.size()), each);
                      });
         },
-        "sides"_a, "weights"_a, "a"_a.noconvert(), "b"_a.noconvert(), "start"_a.noconvert().none(), "max_steps"_a, "threads"_a,
+        "sides"_a, "weights"_a, "a"_a.noconvert(), "b"_a.noconvert(), "start_g"_a.noconvert(), "start_rows"_a.noconvert(),
+        "start_cols"_a.noconvert(), "start_mass"_a.noconvert(), "max_steps"_a, "threads"_a,
         "seconds"_a, "listener"_a.none(), "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(),
         "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(), "steps"_a.noconvert(),
         "Solve transportation problems between images on one grid, at squared distances, into the arrays given.");

@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <vector>
-
-#include <nanobind/stl/optional.h>
 
 #include "bind.hpp"
 #include "clouds.hpp"
@@ -55,43 +52,49 @@ void pairs(nb::module_& module) {
     module.def(
         "column_generation_points",
         [](const Array<const double, 3>& x, const Array<const double, 3>& y, double p, double norm,
-           const Array<const double, 2>& a, const Array<const double, 2>& b,
-           const std::optional<Array<const double, 2>>& start, std::int64_t max_steps, int threads, double seconds,
+           const Array<const double, 2>& a, const Array<const double, 2>& b, const Array<const double, 2>& start_g,
+           const Array<const std::int64_t, 2>& start_rows, const Array<const std::int64_t, 2>& start_cols,
+           const Array<const double, 2>& start_mass, std::int64_t max_steps, int threads, double seconds,
            const nb::object& listener, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
            const Array<double, 2>& mass, const Array<double, 2>& f, const Array<double, 2>& g,
            const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
             const Clouds<double> clouds(x, y, a.shape(0));
             require(a.shape(1) == x.shape(1) && b.shape(1) == y.shape(1), "a and b need one weight for every point");
             const int each = threads_each(a.shape(0), threads);
-            generate(a, b, start, max_steps, threads, Terms{seconds, listener}, rows, cols, mass, f, g, code, steps,
-                     [&](std::int64_t k) {
-                         return std::make_unique<PointPairs>(clouds.left(k), clouds.right(k), clouds.n(), clouds.m(), clouds.d(),
-                                                             ground_of(p, norm), each);
+            generate(a, b, Starts{start_g, start_rows, start_cols, start_mass}, max_steps, threads,
+                     Terms{seconds, listener}, rows, cols, mass, f, g, code, steps, [&](std::int64_t k) {
+                         return std::make_unique<PointPairs>(clouds.left(k), clouds.right(k), clouds.n(), clouds.m(),
+                                                             clouds.d(), ground_of(p, norm), each);
                      });
         },
         "x"_a.noconvert(), "y"_a.noconvert(), "p"_a, "norm"_a, "a"_a.noconvert(), "b"_a.noconvert(),
-        "start"_a.noconvert().none(), "max_steps"_a, "threads"_a, "seconds"_a, "listener"_a.none(), "rows"_a.noconvert(),
+        "start_g"_a.noconvert(), "start_rows"_a.noconvert(), "start_cols"_a.noconvert(), "start_mass"_a.noconvert(),
+        "max_steps"_a, "threads"_a, "seconds"_a, "listener"_a.none(), "rows"_a.noconvert(),
         "cols"_a.noconvert(), "mass"_a.noconvert(), "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(),
         "steps"_a.noconvert(), "Solve transportation problems between clouds of points into the arrays given.");
 
     module.def(
         "column_generation_matrix",
         [](const Array<const double, 3>& cost, const Array<const double, 2>& a, const Array<const double, 2>& b,
-           const std::optional<Array<const double, 2>>& start, std::int64_t max_steps, int threads, double seconds,
-           const nb::object& listener, const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols,
-           const Array<double, 2>& mass, const Array<double, 2>& f, const Array<double, 2>& g,
+           const Array<const double, 2>& start_g, const Array<const std::int64_t, 2>& start_rows,
+           const Array<const std::int64_t, 2>& start_cols, const Array<const double, 2>& start_mass,
+           std::int64_t max_steps, int threads, double seconds, const nb::object& listener,
+           const Array<std::int64_t, 2>& rows, const Array<std::int64_t, 2>& cols, const Array<double, 2>& mass,
+           const Array<double, 2>& f, const Array<double, 2>& g,
            const Array<std::int64_t, 1>& code, const Array<std::int64_t, 1>& steps) {
             const std::size_t batch = a.shape(0), n = a.shape(1), m = b.shape(1);
             require((cost.shape(0) == 1 || cost.shape(0) == batch) && cost.shape(1) == n && cost.shape(2) == m,
                     "cost needs the shape (batch or 1, n, m)");
             const std::size_t stride = cost.shape(0) == 1 ? 0 : n * m;
             const int each = threads_each(batch, threads);
-            generate(a, b, start, max_steps, threads, Terms{seconds, listener}, rows, cols, mass, f, g, code, steps,
-                     [&](std::int64_t k) {
-                         return std::make_unique<MatrixPairs>(cost.data() + k * stride, std::int32_t(n), std::int32_t(m), each);
+            generate(a, b, Starts{start_g, start_rows, start_cols, start_mass}, max_steps, threads,
+                     Terms{seconds, listener}, rows, cols, mass, f, g, code, steps, [&](std::int64_t k) {
+                         return std::make_unique<MatrixPairs>(cost.data() + k * stride, std::int32_t(n),
+                                                              std::int32_t(m), each);
                      });
         },
-        "cost"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "start"_a.noconvert().none(), "max_steps"_a, "threads"_a,
+        "cost"_a.noconvert(), "a"_a.noconvert(), "b"_a.noconvert(), "start_g"_a.noconvert(), "start_rows"_a.noconvert(),
+        "start_cols"_a.noconvert(), "start_mass"_a.noconvert(), "max_steps"_a, "threads"_a,
         "seconds"_a, "listener"_a.none(), "rows"_a.noconvert(), "cols"_a.noconvert(), "mass"_a.noconvert(),
         "f"_a.noconvert(), "g"_a.noconvert(), "code"_a.noconvert(), "steps"_a.noconvert(),
         "Solve dense transportation problems by column generation into the arrays given.");

@@ -12,6 +12,7 @@ from torch import Tensor
 from barrow import check
 from barrow.certify import bracket, gibbs, mended, within
 from barrow.ops.hall import stranded
+from barrow.ops.once import once
 from barrow.plan import DensePlan, GibbsPlan, Plan, SparsePlan
 from barrow.primal import forbids
 from barrow.problem import Problem, marginal_slope
@@ -240,7 +241,7 @@ class _Value(torch.autograd.Function):
         with torch.no_grad():
             grads = _envelope(ctx.problem, ctx.plan, ctx.f, ctx.g, grad, ctx.needs)
         if torch.is_grad_enabled():
-            grads = _once([grad, *ctx.saved_tensors], grads)
+            grads = once([grad, *ctx.saved_tensors], grads)
         return (None, None, None, None, None, *grads)
 
 
@@ -278,24 +279,3 @@ def _envelope(
         grads.append((grad.to(dtype)[..., None] * slope).sum_to_size(w.shape) if need else None)
     originals = (*problem.cost.tensors, problem.a, problem.b, *(problem.reference or ()))
     return [None if t is None else t.to(like.dtype) for t, like in zip(grads, originals, strict=True)]
-
-
-class _Refuse(torch.autograd.Function):
-    """Lets a gradient through once."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.clone() for t in tensors[gates:])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "the gradient of an optimal-transport value was differentiated again, which barrow does not offer: the "
-            "envelope theorem gives first derivatives only. Detach the gradient, or leave create_graph=False"
-        )
-
-
-def _once(gates: list[Tensor], values: list[Tensor | None]) -> list[Tensor | None]:
-    """The same tensors, tied to all that they depend on by a graph that refuses to be differentiated."""
-    passed = iter(_Refuse.apply(len(gates), *gates, *(t for t in values if t is not None)))
-    return [None if t is None else next(passed) for t in values]

@@ -15,8 +15,8 @@ from barrow.certify import bracket
 from barrow.cost import Dense
 from barrow.functional import fixed_point, traced
 from barrow.functional.common import ConvergenceWarning, labels, refuse_nonfinite, refuse_weights, solved, value
+from barrow.ops.once import once
 from barrow.problem import Problem
-from barrow.solve import _once as once
 from barrow.solve import attempt
 from barrow.solvers.sinkhorn import Sinkhorn
 

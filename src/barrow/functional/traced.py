@@ -15,6 +15,7 @@ from torch import Tensor
 
 from barrow.cost import Cost, Dense, Points
 from barrow.ops.chunks import row_ranges
+from barrow.ops.once import once
 from barrow.plan import SparsePlan
 from barrow.problem import Problem, marginal_slope
 from barrow.solution import Solution
@@ -313,26 +314,5 @@ class _Given(torch.autograd.Function):
             wide = grad.reshape(grad.shape + (1,) * (slope.dim() - grad.dim()))
             grads.append((wide * slope).sum_to_size(source.shape).to(source.dtype))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = list(_Refuse.apply(1 + count, grad, *tensors[:count], *grads))
+            grads = once([grad, *tensors[:count]], grads)
         return (None, *grads, *[None] * count)
-
-
-class _Refuse(torch.autograd.Function):
-    """Lets a gradient through once."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gates: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.clone() for t in tensors[gates:])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "the gradient of an optimal-transport value was differentiated again, which barrow does not offer: the "
-            "envelope theorem gives first derivatives only. Detach the gradient, or leave create_graph=False"
-        )

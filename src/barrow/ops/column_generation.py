@@ -33,6 +33,7 @@ def column_generation(
     norm: float = 2,
     *,
     start: Tensor | None = None,
+    arcs: tuple[Tensor, Tensor, Tensor] | None = None,
     max_steps: int | None = None,
     seconds: float = math.inf,
     listener: Listener | None = None,
@@ -56,6 +57,9 @@ def column_generation(
         p: exponent, for clouds.
         norm: ground norm, for clouds.
         start: column potentials (B, m) to begin with instead of step 1. Any numbers.
+        arcs: rows, cols and mass (B, k) of a plan that goes with ``start``. Where it is nearly optimal its arcs are the
+            list and the basis of step 4; where it is somewhat stale step 3 goes on from its flow; elsewhere neither it
+            nor ``start`` is used. Any indices and numbers. From its own result no pivot is left to do.
         max_steps: a bound on the pivots of each problem. The flow at the bound is still a plan.
         seconds: a bound on the time.
         listener: told (stage, done, total or -1).
@@ -70,8 +74,13 @@ def column_generation(
     2.0
     """
     out = room(a.shape[0], a, a.shape[1], b.shape[1])
+    no, none = a.new_empty((0, 0)), a.new_empty((0, 0), dtype=torch.int64)
+    i, j, mass = (none, none, no) if arcs is None else arcs
     limits = (
-        None if start is None else start.contiguous(),
+        (no if start is None else start).contiguous(),
+        i.contiguous(),
+        j.contiguous(),
+        mass.contiguous(),
         -1 if max_steps is None else max(0, max_steps),
         torch.get_num_threads(),
         seconds,

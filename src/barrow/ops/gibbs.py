@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from barrow import _core
-from barrow.ops.pairs import _clouds, _threads
+from barrow.ops.pairs import one_batch, threads_for
 
 
 def soft_c_transform(
@@ -39,10 +39,10 @@ def soft_c_transform(
     f = np.empty((math.prod(batch), x.shape[-2]))
     if f.size:
         work = f.size * y.shape[-2] * x.shape[-1]
-        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
+        clouds = _array(one_batch(x, batch)), _array(one_batch(y, batch))
         single = precision == torch.float32
         _core.soft_c_transform(
-            *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, single, _threads(work), f
+            *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, single, threads_for(work), f
         )
     return torch.from_numpy(f).view(*batch, x.shape[-2])
 
@@ -78,9 +78,9 @@ def gibbs_pass(
     if f.size:
         work = size * n * m * x.shape[-1]
         one, two = (None if t is None else _vectors(t, batch) for t in (a, u))
-        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
+        clouds = _array(one_batch(x, batch)), _array(one_batch(y, batch))
         _core.gibbs_pass(
-            *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, one, two, power, _threads(work), f, w, q
+            *clouds, _vectors(h, batch), _epsilons(epsilon, batch), p, norm, one, two, power, threads_for(work), f, w, q
         )
     return torch.from_numpy(f).view(*batch, n), torch.from_numpy(w).view(*batch, n), torch.from_numpy(q).view(*batch, m)
 
@@ -104,7 +104,7 @@ def gibbs_times(
     out = np.empty((size, n, k))
     if out.size:
         work = size * n * y.shape[-2] * (x.shape[-1] + k)
-        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
+        clouds = _array(one_batch(x, batch)), _array(one_batch(y, batch))
         moved = _array(V.expand(*batch, *V.shape[-2:]).reshape(size, *V.shape[-2:]))
         _core.gibbs_times(
             *clouds,
@@ -114,7 +114,7 @@ def gibbs_times(
             p,
             norm,
             moved,
-            _threads(work),
+            threads_for(work),
             out,
         )
     return torch.from_numpy(out).view(*batch, n, k)
@@ -143,8 +143,8 @@ def gibbs_vjp(
     size, n, m, d = math.prod(batch), x.shape[-2], y.shape[-2], x.shape[-1]
     gx, gy = np.empty((size, n, d)), np.empty((size, m, d))
     if gx.size:
-        clouds = _array(_clouds(x, batch)), _array(_clouds(y, batch))
-        threads = _threads(size * n * m * d)
+        clouds = _array(one_batch(x, batch)), _array(one_batch(y, batch))
+        threads = threads_for(size * n * m * d)
         _core.gibbs_vjp(
             *clouds, _vectors(u, batch), _vectors(v, batch), _epsilons(epsilon, batch), p, norm, threads, gx, gy
         )
@@ -164,7 +164,7 @@ def matrix_soft_c_transform(
     f = np.empty((size, n))
     if f.size:
         matrix, columns = _matrices(C, batch)
-        single, threads = precision == torch.float32, _threads(f.size * C.shape[-1])
+        single, threads = precision == torch.float32, threads_for(f.size * C.shape[-1])
         _core.matrix_soft_c_transform(
             matrix, _vectors(h, batch), _epsilons(epsilon, batch), columns, single, threads, f
         )
@@ -192,7 +192,7 @@ def matrix_gibbs_pass(
     if f.size:
         matrix, columns = _matrices(C, batch)
         one, two = (None if t is None else _vectors(t, batch) for t in (a, u))
-        threads = _threads(size * n * m)
+        threads = threads_for(size * n * m)
         _core.matrix_gibbs_pass(
             matrix, _vectors(h, batch), _epsilons(epsilon, batch), columns, one, two, power, threads, f, w, q
         )
@@ -213,7 +213,7 @@ def matrix_gibbs_times(C: Tensor, u: Tensor, v: Tensor, epsilon: Tensor | float,
     if out.size:
         matrix, columns = _matrices(C, batch)
         moved = _array(V.expand(*batch, *V.shape[-2:]).reshape(size, *V.shape[-2:]))
-        threads = _threads(size * n * m * (1 + k))
+        threads = threads_for(size * n * m * (1 + k))
         _core.matrix_gibbs_times(
             matrix, _vectors(u, batch), _vectors(v, batch), _epsilons(epsilon, batch), columns, moved, threads, out
         )

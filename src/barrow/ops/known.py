@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from barrow.ops.once import once
+
 
 def known(value: Tensor, sources: Sequence[Tensor | None], slopes: Sequence[Tensor | None]) -> Tensor:
     """``value`` (...), differentiable once in each source by its slope, of shape (..., *the source's last dimensions).
@@ -33,27 +35,12 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         sources = ctx.saved_tensors
         with torch.no_grad():
-            grads = [_pull(grad, slope, t) for slope, t in zip(ctx.slopes, sources, strict=True)]
+            grads: list[Tensor | None] = [_pull(grad, slope, t) for slope, t in zip(ctx.slopes, sources, strict=True)]
         if torch.is_grad_enabled():
-            grads = list(_Refuse.apply(1 + len(sources), grad, *sources, *grads))
+            grads = once([grad, *sources], grads)
         return (None, None, *grads)
 
 
 def _pull(grad: Tensor, slope: Tensor, source: Tensor) -> Tensor:
     grad = grad.to(slope.dtype).reshape(grad.shape + (1,) * (slope.dim() - grad.dim()))
     return (grad * slope).sum_to_size(source.shape).to(source.dtype)
-
-
-class _Refuse(torch.autograd.Function):
-    """Lets a gradient through once."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.clone() for t in tensors[gates:])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "the gradient of an optimal-transport value was differentiated again, which barrow does not offer: the "
-            "envelope theorem gives first derivatives only. Detach the gradient, or leave create_graph=False"
-        )

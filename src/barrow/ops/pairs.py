@@ -54,11 +54,11 @@ def distances(x: Tensor, y: Tensor, p: float, norm: float) -> Tensor:
         return out
     size = math.prod(batch)
     _core.distances(
-        _clouds(x, batch),
-        _clouds(y, batch),
+        one_batch(x, batch),
+        one_batch(y, batch),
         p,
         norm,
-        _threads(out.numel() * x.shape[-1]),
+        threads_for(out.numel() * x.shape[-1]),
         out.view(size, *out.shape[-2:]),
     )
     return out
@@ -79,7 +79,7 @@ def listed(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, p: float, norm: flo
     i, j = (t.expand(*batch, t.shape[-1]).reshape(size, -1).contiguous() for t in (rows, cols))
     work = out.numel() * x.shape[-1]
     _core.listed_costs(
-        _clouds(x, batch), _clouds(y, batch), i, j, p, norm, _threads(work), out.view(size, out.shape[-1])
+        one_batch(x, batch), one_batch(y, batch), i, j, p, norm, threads_for(work), out.view(size, out.shape[-1])
     )
     return out
 
@@ -102,7 +102,7 @@ def c_transform(x: Tensor, y: Tensor, h: Tensor, p: float, norm: float, where: T
     work = out.numel() * y.shape[-2] * x.shape[-1]
     wanted = None if where is None else where.expand(*batch, where.shape[-1]).reshape(size, -1).contiguous()
     _core.c_transform(
-        _clouds(x, batch), _clouds(y, batch), h, p, norm, wanted, _threads(work), out.view(size, out.shape[-1])
+        one_batch(x, batch), one_batch(y, batch), h, p, norm, wanted, threads_for(work), out.view(size, out.shape[-1])
     )
     return out
 
@@ -122,7 +122,7 @@ def matrix_c_transform(C: Tensor, h: Tensor) -> Tensor:
         C = C.mT if columns else C
         C = C[None] if C.dim() == 2 else C.expand(*batch, *C.shape[-2:]).reshape(size, *C.shape[-2:])
         h = h.expand(*batch, m).reshape(size, m)
-        _core.matrix_c_transform(C.contiguous(), h.contiguous(), columns, _threads(size * n * m), out)
+        _core.matrix_c_transform(C.contiguous(), h.contiguous(), columns, threads_for(size * n * m), out)
     return out.view(*batch, n)
 
 
@@ -138,21 +138,22 @@ def extent(x: Tensor, y: Tensor, p: float, norm: float) -> tuple[Tensor, Tensor,
     size, n, m = math.prod(batch), x.shape[-2], y.shape[-2]
     largest, to_x, to_y = _room(size), _room(size, n), _room(size, m)
     if size:
-        threads = _threads(size * (n + m) * x.shape[-1])
-        _core.extent(_clouds(x, batch), _clouds(y, batch), p, norm, threads, largest, to_x, to_y)
+        threads = threads_for(size * (n + m) * x.shape[-1])
+        _core.extent(one_batch(x, batch), one_batch(y, batch), p, norm, threads, largest, to_x, to_y)
     return largest.view(batch), to_x.view(*batch, n), to_y.view(*batch, m)
 
 
-def _room(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64)
-
-
-def _threads(work: int) -> int:
+def threads_for(work: int) -> int:
+    """Threads for so much to look at: one where others would come too late."""
     return 1 if work < ALONE else torch.get_num_threads()
 
 
-def _clouds(z: Tensor, batch: torch.Size) -> Tensor:
+def one_batch(z: Tensor, batch: torch.Size) -> Tensor:
     """The same clouds with one batch dimension, of size 1 where one cloud serves all."""
     if z.dim() == 2:
         return z[None].contiguous()
     return z.expand(*batch, *z.shape[-2:]).reshape(math.prod(batch), *z.shape[-2:]).contiguous()
+
+
+def _room(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64)

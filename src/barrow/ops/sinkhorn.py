@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from barrow import _core
-from barrow.ops.pairs import _clouds
+from barrow.ops.pairs import one_batch
 
 Listener = Callable[[str, int, int], object]
 SETTLED, STEP_LIMIT, ROUNDED, TIME_LIMIT = 0, 1, 2, 9  # ROUNDED: as far as single precision goes
@@ -113,5 +113,5 @@ def sinkhorn(
     else:
         x, y, p, norm = cost
         size = torch.Size((batch,))
-        _core.sinkhorn_points(_clouds(x, size), _clouds(y, size), p, norm, fine, *rest, *found)
+        _core.sinkhorn_points(one_batch(x, size), one_batch(y, size), p, norm, fine, *rest, *found)
     return Found(*found)

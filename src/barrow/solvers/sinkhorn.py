@@ -29,26 +29,36 @@ NOISE = 1e-6  # errors that single precision may make up
 @final
 @dataclasses.dataclass(frozen=True)
 class Sinkhorn(Solver):
-    """Entropic transport by block ascent on the dual, in the log domain.
+    """Entropic transport by block ascent on the dual, in the log domain, while epsilon falls to its target.
 
-    The solver of every problem with epsilon > 0: balanced, unbalanced (finite rho), semi-relaxed, any reference. Memory
-    is O((n + m) chunk): the cost matrix is never stored unless it is small. epsilon is annealed from the largest cost
-    down to its target; then each problem of a batch sweeps, over-relaxed by what its own rate of decay allows, until
-    its own certified gap is at most tol.
+    The solver of every problem with epsilon > 0: balanced, unbalanced (finite rho), semi-relaxed, any reference. Each
+    problem of a batch goes on until its own certified gap is at most tol.
+
+    Points and Dense on the CPU are searched by the C++ core. A pass over all pairs gives the row potentials, a step of
+    the column potentials, and the entries of the plan that matter. Where these are few, the iteration goes on with them
+    alone, by Anderson acceleration, until the next pass tells what that was worth; elsewhere the last epsilon's passes
+    themselves are accelerated. The search begins at potentials of Gaussians (squared distances) or at mean costs, and
+    an epsilon that suits them; given a start, at its g and the final epsilon, or little above. Passes are in single
+    precision unless tol asks for more. No matrix is stored, but a list may hold some percent of the pairs.
+
+    Grid, Tree, forbidden pairs and other devices are swept in torch: epsilon falls from the largest cost, then sweeps
+    are over-relaxed by what each problem's own rate of decay allows. Many histograms against one Dense matrix are so
+    too, as products with its kernel. A cost matrix is kept only if it is small.
 
     Args:
         tol: the relative gap between the certified bounds.
-        max_steps: full iterations (both potentials) at most. Small epsilon needs many: of the order of
-            max C / epsilon.
-        time_limit: seconds after which no new sweep begins; the bracket reached is honest. None is no limit.
+        max_steps: passes over all pairs at most, or sweeps of both potentials, all searches together. Mostly tens
+            suffice; sweeps in torch need more, of the order of max C / epsilon.
+        time_limit: seconds after which no new pass begins; the bracket reached is honest. None is no limit.
 
     >>> x, y = torch.zeros(3, 2), torch.ones(4, 2)
     >>> barrow.solve(barrow.Problem(barrow.Points(x, y), epsilon=0.1), barrow.Sinkhorn(tol=1e-6)).status
     Status.converged
 
-    Source: Cuturi 2013, Algorithm 1, in the log domain (Peyre and Cuturi, section 4.4); Chizat, Peyre, Schmitzer and
-    Vialard 2018 (unbalanced); Sejourne, Vialard and Peyre 2022 (the translation step of unbalanced problems); Thibault,
-    Chizat, Dossal and Papadakis 2021 (over-relaxation).
+    Source: Cuturi 2013, Algorithm 1, in the log domain (Peyre and Cuturi, section 4.4 and, for Gaussians, remark 2.31);
+    Chizat, Peyre, Schmitzer and Vialard 2018 (unbalanced); Sejourne, Vialard and Peyre 2022 (the translation step of
+    unbalanced problems); Schmitzer 2019 (the entries that matter); Walker and Ni 2011 (Anderson acceleration);
+    Thibault, Chizat, Dossal and Papadakis 2021 (over-relaxation).
     """
 
     tol: float = 1e-3
