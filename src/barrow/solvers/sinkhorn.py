@@ -41,9 +41,9 @@ class Sinkhorn(Solver):
     an epsilon that suits them; given a start, at its g and the final epsilon, or little above. Passes are in single
     precision unless tol asks for more. No matrix is stored, but a list may hold some percent of the pairs.
 
-    Grid, Tree, forbidden pairs and other devices are swept in torch: epsilon falls from the largest cost, then sweeps
-    are over-relaxed by what each problem's own rate of decay allows. Many histograms against one Dense matrix are so
-    too, as products with its kernel. A cost matrix is kept only if it is small.
+    Many histograms against one Dense matrix are scaled by products with its kernel, accelerated likewise. Grid, Tree,
+    forbidden pairs and other devices are swept in torch: epsilon falls from the largest cost, then sweeps are
+    over-relaxed by what each problem's own rate of decay allows. A cost matrix is kept only if it is small.
 
     Args:
         tol: the relative gap between the certified bounds.
