@@ -274,14 +274,16 @@ private:
                 continue;
             }
             const std::int32_t j = v - n_;
+            // The slackest arc first. A column that many arcs fill gives much back: then they are put in order only once.
+            returns_.clear();
+            for (std::int32_t k = head_[j]; k >= 0; k = links_[k].next)
+                returns_.push_back({arcs_[k].cost - f[arcs_[k].row], k});
+            std::make_heap(returns_.begin(), returns_.end());
             while (excess[v] > 0) {
-                double most = -infinity;
-                std::int32_t back = -1;
-                for (std::int32_t k = head_[j]; k >= 0; k = links_[k].next) {
-                    const double slack = arcs_[k].cost - f[arcs_[k].row];
-                    if (slack > most) most = slack, back = k;
-                }
-                if (back < 0) return false;
+                if (returns_.empty()) return false;
+                std::pop_heap(returns_.begin(), returns_.end());
+                const auto [most, back] = returns_.back();
+                returns_.pop_back();
                 g[j] = std::min(g[j], most - epsilon);
                 const std::int64_t amount = std::min(excess[v], flow_[back]);
                 add(back, -amount);
@@ -342,6 +344,7 @@ private:
     std::vector<std::int64_t> flow_;
     std::vector<Links> links_;
     std::vector<std::int32_t> head_, queue_, away_;
+    std::vector<std::pair<double, std::int32_t>> returns_;
     std::vector<std::vector<std::int32_t>> buckets_;
     std::vector<char> queued_;
 };
