@@ -39,7 +39,7 @@ def run(*command: str, **environment: str) -> str:
 def test_interpreted():
     # numpy, which interprets, warns of the logarithm of zero.
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::RuntimeWarning")
-    files = (f"tests/kernels/{name}.py" for name in ("interpreted", "interpreted_sinkhorn"))
+    files = (f"tests/kernels/{name}.py" for name in ("interpreted", "interpreted_sinkhorn", "interpreted_library"))
     said = run("-m", "pytest", *options, *files, TRITON_INTERPRET="1")
     assert " passed" in said
 
@@ -148,14 +148,14 @@ def test_plans_on_a_device():
     u = torch.randn(2, 700, device="cuda")
     C = distance.all_pairs(x.double(), y.double(), 2, 2)
     P = ((u.double()[..., None] + v.double()[:, None] - C) / epsilon[:, None, None]).exp()
-    laid = clouds.lay_out(x, y)
-    rows, cols = plan.marginals(laid, u, v, epsilon)
+    laid = plan.Gibbs.of(clouds.lay_out(x, y), u, v, epsilon)
+    rows, cols = plan.marginals(laid)
     assert torch.allclose(rows.double(), P.sum(-1), rtol=1e-4)
     assert torch.allclose(cols.double(), P.sum(-2), rtol=1e-4)
     V = torch.randn(2, 901, 20, device="cuda")
-    found = plan.product(laid, u, v, epsilon, V)
+    found = plan.product(laid, V)
     assert torch.allclose(found.double(), P @ V.double(), rtol=1e-4, atol=1e-4 * float(P.sum(-1).max()))
-    to_x, _ = plan.gradient(laid, u, v, epsilon)
+    to_x, _ = plan.gradient(laid)
     wanted = 2 * (P.sum(-1, keepdim=True) * x - P @ y.double())
     assert torch.allclose(to_x.double(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 

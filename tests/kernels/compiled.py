@@ -57,10 +57,10 @@ for d, dtype in ((3, torch.float32), (64, torch.float32), (3, torch.float64)):
     sweeps = Sweeps(x, x.clone(), h, h, epsilon=1.0, rho=(1.0, math.inf), dtype=dtype)
     sweeps.advance(1)
     if d == 3 and dtype == torch.float32:
-        laid = sweeps.clouds
-        plan.marginals(laid, h, h, epsilon)
-        plan.product(laid, h, h, epsilon, x[..., :2])
-        plan.gradient(laid, h, h, epsilon, h, h)
+        laid = plan.Gibbs.of(sweeps.clouds, h, h, epsilon)
+        plan.marginals(laid)
+        plan.product(laid, x[..., :2])
+        plan.gradient(laid, h, h)
     elif d == 64:
         assert sweeps.clouds.product == "tf32x3"
         softmin.softmin(clouds.lay_out(x, x, product="ieee"), h, epsilon)

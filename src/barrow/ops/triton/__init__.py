@@ -10,7 +10,10 @@ import functools
 import importlib.util
 import os
 
+import torch
 from torch import Tensor
+
+from barrow.ops.plain import plain
 
 
 def reaches(t: Tensor) -> bool:
@@ -20,6 +23,18 @@ def reaches(t: Tensor) -> bool:
     False
     """
     return (t.is_cuda or (t.device.type == "cpu" and _interpreted())) and _installed()
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the kernels may be handed these tensors: within reach, float32 or float64, on one device, and plain.
+
+    >>> takes(torch.zeros(3), torch.zeros(2).double())
+    False
+    """
+    return reaches(tensors[0]) and (
+        all(t.dtype in (torch.float32, torch.float64) and t.device == tensors[0].device for t in tensors)
+        and plain(*tensors)
+    )
 
 
 def _interpreted() -> bool:
