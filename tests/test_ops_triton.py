@@ -22,7 +22,10 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 def run(*command: str, **environment: str) -> str:
     """In a fresh process: Triton reads at its import whether it interprets."""
-    paths = {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    paths = {
+        "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("tests", "tests/kernels")),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -36,11 +39,11 @@ def run(*command: str, **environment: str) -> str:
 
 
 @needs_triton
-def test_interpreted():
+@pytest.mark.parametrize("name", ["interpreted", "interpreted_sinkhorn", "interpreted_library", "interpreted_solve"])
+def test_interpreted(name):
     # numpy, which interprets, warns of the logarithm of zero.
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::RuntimeWarning")
-    files = (f"tests/kernels/{name}.py" for name in ("interpreted", "interpreted_sinkhorn", "interpreted_library"))
-    said = run("-m", "pytest", *options, *files, TRITON_INTERPRET="1")
+    said = run("-m", "pytest", *options, f"tests/kernels/{name}.py", TRITON_INTERPRET="1")
     assert " passed" in said
 
 
@@ -164,14 +167,14 @@ def test_plans_on_a_device():
 @needs_triton
 @pytest.mark.parametrize(("n", "m", "d", "B"), [(300, 257, 3, 4), (20_000, 20_000, 3, 1), (3000, 2000, 64, 1)])
 def test_sinkhorn_on_a_device(n, m, d, B):
-    from barrow.ops.triton.sinkhorn import sinkhorn_on_device
+    from barrow.ops.triton.sinkhorn import Effort, Entropic, sinkhorn_on_device
 
     x, y, _ = on_device(B, n, m, d)
     a, b = torch.full((B, n), 1 / n, device="cuda"), torch.full((B, m), 1 / m, device="cuda")
     epsilon = 0.1 * d
-    found = sinkhorn_on_device(x, y, a, b, epsilon=epsilon, settle=1e-3)
+    found = sinkhorn_on_device(Entropic(x, y, a, b, epsilon), Effort(settle=1e-3))
     assert found.settled.all()
     bounds = certify(Problem(Points(x.double(), y.double()), epsilon=epsilon), f=found.f.double(), g=found.g.double())
     assert (bounds.relative_gap <= 1e-2).all()
-    again = sinkhorn_on_device(x, y, a, b, epsilon=epsilon, settle=1e-3)
+    again = sinkhorn_on_device(Entropic(x, y, a, b, epsilon), Effort(settle=1e-3))
     assert torch.equal(found.f, again.f), "the same bits every time"

@@ -17,7 +17,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from barrow.ops.triton import clouds, plan, softmin
-from barrow.ops.triton.sinkhorn import Sweeps
+from barrow.ops.triton.sinkhorn import Effort, Entropic, Sweeps
 
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -54,7 +54,7 @@ def compile_only(self, *args, grid, warmup, **options):
 JITFunction.run = compile_only
 for d, dtype in ((3, torch.float32), (64, torch.float32), (3, torch.float64)):
     x, h, epsilon = torch.rand(1, 20_000, d), torch.zeros(1, 20_000), torch.ones(1)
-    sweeps = Sweeps(x, x.clone(), h, h, epsilon=1.0, rho=(1.0, math.inf), dtype=dtype)
+    sweeps = Sweeps(Entropic(x, x.clone(), h, h, 1.0, rho=(1.0, math.inf)), Effort(dtype=dtype))
     sweeps.advance(1)
     if d == 3 and dtype == torch.float32:
         laid = plan.Gibbs.of(sweeps.clouds, h, h, epsilon)

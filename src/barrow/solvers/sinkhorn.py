@@ -18,6 +18,7 @@ from barrow.problem import Problem
 from barrow.solution import Bracket, Status, Witness
 from barrow.solvers.ascent import ascend
 from barrow.solvers.base import Solver, Start, Watch, seconds
+from barrow.solvers.device_search import launched, search
 from barrow.solvers.opening import opening, target_error
 
 ROUNDS = 8  # searches with ever smaller errors, until the proof says that it is enough
@@ -65,6 +66,8 @@ class Sinkhorn(Solver):
         return None
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
+        if launched(problem):
+            return search(problem, start, watch, self.tol, self.max_steps, self.time_limit)
         data = _swept(problem)
         if isinstance(problem.cost, Dense) and problem.cost.kernel(len(problem.a), problem.epsilon) is not None:
             # Cuturi's many histograms against one kernel: products of matrices, which need no annealing.

@@ -1,7 +1,7 @@
 """What a sweep of Sinkhorn does beside its two soft minima: steps, the annealing of epsilon, over-relaxation, stopping.
 
-The rules are those of `barrow.Sinkhorn`, one program a block of atoms or a problem, and all decisions stay on the
-device: a problem that has stopped costs a launch one look at its flag.
+The rules are those of the loop in torch (`barrow.solvers.ascent`), one program a block of atoms or a problem, and all
+decisions stay on the device: a problem that has stopped costs a launch one look at its flag.
 """
 
 import triton
@@ -160,7 +160,7 @@ def control_kernel(
         tl.store(age + b, now)
 
         if not SYMMETRIC:
-            # An observed decay gives the slowest mode, and that a better omega: see barrow.Sinkhorn.
+            # An observed decay gives the slowest mode, and that a better omega: see solvers/ascent.py.
             before = tl.load(omega + b)
             due = (now > 0) & (now % PERIOD == 0)
             rate = tl.exp2(tl.log2(change / tl.load(mark + b)) / PERIOD)
