@@ -20,6 +20,8 @@ SINGLE = 2  # rounds in single precision, at most
 ROUNDING = 2.0**-22  # of single precision, in a sweep
 COARSE = 0.05  # epsilon: potentials that single precision knows no better are not worth its sweeps
 RANGE = 1e15  # and its inverse: numbers whose squares single precision still holds
+AWAY = 2.0  # epsilon: how far a potential is from the best one, on average, in shares of the mass that is wrong
+LESS = 2.0  # gaps are mostly smaller than predicted, by this factor or more
 LEAP = 0.01  # errors are made smaller by this factor at once, at most
 MANY = 2**31 - 1  # sweeps, beyond which the device does not count
 
@@ -42,7 +44,7 @@ def search(
     g, begin = first.g, first.epsilon
     if start is not None or problem.symmetric:
         g, begin = (start.g if start is not None else torch.zeros_like(problem.b)), torch.zeros_like(begin)
-    f, error = torch.zeros_like(problem.a), torch.full_like(begin, target_error(tol))
+    f, error, omega = torch.zeros_like(problem.a), torch.full_like(begin, target_error(tol)), torch.ones_like(begin)
     steps = torch.zeros(B, dtype=torch.long, device=device)
     codes, proof = torch.full_like(steps, Status.step_limit.code), None
     fine = (ROUNDING * first.mean_cost > COARSE * problem.epsilon) | ~_single(problem)
@@ -54,13 +56,14 @@ def search(
             if not len(chosen):
                 continue
             left = (max_steps - steps[chosen]).clamp(0, MANY)
-            aim = _Aim(begin[chosen], error[chosen], first.mean_cost[chosen], left, tol, dtype, count == 0)
+            mean_cost = first.mean_cost[chosen]
+            aim = _Aim(begin[chosen], omega[chosen], error[chosen], mean_cost, left, tol, dtype, count == 0)
             found = _sweep(problem if len(chosen) == B else problem.select(chosen), g[chosen], aim, clock)
             f, g = f.index_copy(0, chosen, found.f), g.index_copy(0, chosen, found.g)
             steps = steps.index_add(0, chosen, found.steps)
             unsettled = Status.time_limit if clock.late else Status.step_limit
             codes[chosen] = torch.where(found.settled, Status.gap.code, unsettled.code)
-            error[chosen] = found.wanted
+            error[chosen], omega[chosen] = found.wanted, found.omega
             # From here on at the epsilon of the problem. What single precision cannot tell from its rounding is left
             # to double precision, in the same round.
             begin[chosen] = 0
@@ -101,6 +104,7 @@ class _Aim(NamedTuple):
     """Where sweeps begin and how far they go, one number a problem (B,) first."""
 
     begin: Tensor  # epsilon
+    omega: Tensor  # the over-relaxation
     error: Tensor  # the share of the mass that may be wrong
     mean_cost: Tensor  # of the independent coupling: what a unit of misplaced mass may cost
     left: Tensor  # sweeps
@@ -116,6 +120,7 @@ class _Found(NamedTuple):
     g: Tensor
     steps: Tensor
     settled: Tensor
+    omega: Tensor
     wanted: Tensor  # the error that makes a gap of tol likely
     noise: Tensor  # the error that rounding may make up
 
@@ -139,13 +144,16 @@ def _sweep(problem: Problem, g: Tensor, aim: _Aim, clock: _Clock) -> _Found:
         problem.symmetric,
     )
     product, share = None if aim.rough else "direct", min(0.01, target_error(aim.tol))
-    state = Sweeps(asked, Effort((None, g), aim.begin, aim.error, aim.left, aim.dtype, product, share))
+    state = Sweeps(
+        asked, Effort((None, g), aim.begin, aim.omega, AWAY * aim.error, aim.left, aim.dtype, product, share)
+    )
     state.drive(clock)
     wanted = torch.minimum(aim.error, _likely(problem, state.f.double(), state.g.double(), aim))
-    state.resume(state.moved > wanted, wanted)
+    state.resume(state.moved > AWAY * wanted, AWAY * wanted)
     state.drive(clock)
     found = state.potentials()
-    return _Found(found.f.double(), found.g.double(), found.steps.long(), found.settled, wanted, state.noise)
+    f, g, omega = (t.double() for t in (found.f, found.g, state.omega))
+    return _Found(f, g, found.steps.long(), found.settled, omega, wanted, state.noise / AWAY)
 
 
 def _likely(problem: Problem, f: Tensor, g: Tensor, aim: _Aim) -> Tensor:
@@ -160,7 +168,7 @@ def _likely(problem: Problem, f: Tensor, g: Tensor, aim: _Aim) -> Tensor:
     dual = torch.where(a > 0, a * f, 0).sum(-1) + torch.where(b > 0, b * g, 0).sum(-1)
     dual = dual + problem.epsilon * (r.sum(-1) * s.sum(-1) - mass)
     dearer = (aim.mean_cost * mass - dual).clamp_min(torch.finfo(f.dtype).tiny)
-    return torch.maximum(aim.tol * dual.abs() / dearer, LEAP * aim.error)
+    return torch.maximum(LESS * aim.tol * dual.abs() / dearer, LEAP * aim.error)
 
 
 def _single(problem: Problem) -> Tensor:

@@ -88,8 +88,10 @@ class Effort:
         start: potentials (f, g); without f, the best one for g is the first.
         begin: the epsilon (B,) at which annealing begins; by default the largest cost, or the final epsilon after a
             ``start``.
-        settle: a problem stops when, at its final epsilon, f moves by less than this share of epsilon in a sweep (B,),
-            or by less than rounding. In balanced transport it is about the share of mass that is in the wrong place.
+        omega: the over-relaxation (B,) that a previous search has learned.
+        settle: a problem stops when, at its final epsilon, f was closer than this share of epsilon to the best one for
+            g (B,), on average, or closer than rounding. In balanced transport that is about twice the share of mass
+            that is in the wrong place.
         max_steps: sweeps at most, a number or one a problem (B,).
         dtype: float32 or float64.
         product: how squared distances are found, see `clouds.choose_product`; unless given, the fastest one whose error
@@ -99,6 +101,7 @@ class Effort:
 
     start: tuple[Tensor | None, Tensor] | None = None
     begin: Tensor | None = None
+    omega: Tensor | None = None
     settle: Tensor | float = 1e-3
     max_steps: Tensor | int = 1000
     dtype: torch.dtype = torch.float32
@@ -112,7 +115,7 @@ class Potentials(NamedTuple):
     f: Tensor  # (B, n)
     g: Tensor  # (B, m)
     steps: Tensor  # (B,) sweeps
-    moved: Tensor  # (B,) how far f moved in the last sweep, on average, in units of epsilon
+    moved: Tensor  # (B,) how far f was from the best one for g in the last sweep, on average, in units of epsilon
     settled: Tensor  # (B,) whether that was little enough
 
 
@@ -178,7 +181,8 @@ class Sweeps:
         self.next_g = self.g.clone()
         self.noise = NOISE * torch.finfo(dtype).eps / 2 * largest / target
         self.goal = ready(self.noise.clamp_min(effort.settle))
-        self.omega, self.mark = torch.ones_like(self.target), torch.full_like(self.target, math.nan)
+        self.omega = torch.ones_like(self.target) if effort.omega is None else ready(effort.omega)
+        self.mark = torch.full_like(self.target, math.nan)
         self.moved, self.constant = torch.full_like(self.target, math.inf), torch.zeros_like(self.target)
         self.level, self.age, self.steps = (torch.zeros(B, dtype=torch.int32, device=device) for _ in range(3))
         self.limit = (torch.zeros_like(self.steps) + effort.max_steps).to(torch.int32)

@@ -138,7 +138,7 @@ def control_kernel(
     epsilon, target, omega, mark, level, age, steps, limit, goal, mass, moves, moved, active, together, blocks,
     SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
-    """One problem's decisions after a sweep: how far it moved, its next epsilon, its omega, whether it goes on."""
+    """One problem's decisions after a sweep: how far off f was, its next epsilon, its omega, whether it goes on."""
     b = tl.program_id(0).to(tl.int64)
     if tl.load(active + b) != 0:
         eps = tl.load(epsilon + b)
@@ -159,7 +159,9 @@ def control_kernel(
         tl.store(level + b, tl.where(leave, 0, stayed))
         tl.store(age + b, now)
 
+        length = 0.5  # of the step of f
         if not SYMMETRIC:
+            length = tl.load(omega + b)
             # An observed decay gives the slowest mode, and that a better omega: see solvers/ascent.py.
             before = tl.load(omega + b)
             due = (now > 0) & (now % PERIOD == 0)
@@ -176,6 +178,7 @@ def control_kernel(
 
         count = tl.load(steps + b) + 1
         tl.store(steps + b, count)
-        tl.store(moved + b, change)
-        rest = (now >= SETTLED) & (change <= tl.load(goal + b))
+        away = change / length
+        tl.store(moved + b, away)
+        rest = (now >= SETTLED) & (away <= tl.load(goal + b))
         tl.store(active + b, tl.where(rest | (count >= tl.load(limit + b)), 0, 1))
