@@ -10,6 +10,7 @@ from simulated import Far, Recording, device, far, near
 
 import barrow
 from barrow import Dense, Grid, Points, Problem, Sinkhorn, Tree
+from barrow.ops import triton
 from barrow.ops.triton.sinkhorn import Effort, Entropic, Sweeps
 from barrow.plan import GibbsPlan
 from problems import dirichlet
@@ -206,6 +207,34 @@ def test_large_problems_are_looked_at_more_often(monkeypatch):
         assert state.chunk == 3
         assert state.graph is None
         assert near(state.potentials()).settled.all()
+
+
+def test_devices_that_are_too_old_for_triton_go_by_way_of_torch(monkeypatch):
+    x, y, a, b = drawn(B=1)
+    triton._known.cache_clear()
+    with device() as simulation:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: (7, 5))
+        found = barrow.solve(Problem(Points(far(x), far(y)), far(a), far(b), epsilon=0.5))
+        assert isinstance(found.value, Far)
+        assert not simulation.launches
+    triton._known.cache_clear()
+
+
+def test_quantities_of_histograms():
+    h, t = dirichlet(3, 8, seed=0), dirichlet(3, 8, seed=1)
+    C = torch.cdist(*[torch.arange(8.0, dtype=torch.float64)[:, None]] * 2)
+
+    def compute(h, t, C):
+        return (
+            barrow.label_wasserstein(h, t, C, epsilon=0.1),
+            barrow.sinkhorn_transport(h, t, C, epsilon=0.1),
+            barrow.sinkhorn_ball(h, t, C, alpha=0.5),
+            barrow.debiased_barycenter(h, C, epsilon=0.5),
+        )
+
+    wanted = compute(h, t, C)
+    with device():
+        assert_same(wanted, compute(far(h), far(t), far(C)), tol=5e-3)
 
 
 def test_benchmarks_measure_what_is_wired():

@@ -69,13 +69,15 @@ class Simulation(TorchDispatchMode):
         super().__init__()
         self.waits = []
         self.forbidden = False
+        self.launches = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         name = func.overloadpacket.__name__
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         there = [isinstance(t, Far) for t in tensors]
-        copies = name in ("_to_copy", "copy_")
+        # Copies lead from one to the other, and a device takes indices from the host.
+        copies = name in ("_to_copy", "copy_") or (name in ("index", "index_put_") and there[0])
         alone = [t for t, is_far in zip(tensors, there, strict=True) if not is_far and t.dim() > 0]
         assert copies or not (any(there) and alone), f"{name} on two devices"
         asked = kwargs.get("device")
@@ -102,8 +104,9 @@ def _made(make):
     """What makes tensors of numbers: it does not ask a simulation."""
 
     def made(data, *args, device=None, **options):
-        found = make(near(data), *args, **options) if isinstance(data, Far) else make(data, *args, **options)
-        return Far(found) if isinstance(data, Far) or (device is not None and device.type == FAR.type) else found
+        goes_far = isinstance(data, Far) if device is None else torch.device(device).type == FAR.type
+        found = make(near(data), *args, **options)
+        return Far(found) if goes_far else found
 
     return made
 
@@ -138,6 +141,7 @@ def device():
 
     def launched(self, *args, **options):
         tensors = [t for t in (*args, *options.values()) if isinstance(t, Tensor)]
+        simulation.launches += 1
         assert all(isinstance(t, Far) for t in tensors) or not any(isinstance(t, Far) for t in tensors)
         with torch._C._DisableTorchDispatch():
             return launch(self, *near(args), **near(options))
@@ -161,5 +165,6 @@ def device():
         patch.setattr(triton, "plain", lambda *tensors: True)
         patch.setattr(interpreter.GridExecutor, "__call__", launched)
         patch.setattr(torch, "tensor", _made(torch.tensor))
+        patch.setattr(torch, "as_tensor", _made(torch.as_tensor))
         with simulation:
             yield simulation
