@@ -124,30 +124,20 @@ class Contender:
 
 def _kernels(product: str | None) -> Contender:
     def sweeps(data: Data, count: int) -> Callable[[], object]:
-        from barrow.ops.triton.sinkhorn import Sweeps
+        from barrow.ops.triton.sinkhorn import Effort, Entropic, Sweeps
 
         start = torch.zeros_like(data.a), torch.zeros_like(data.b)
-        state = Sweeps(
-            data.x,
-            data.y,
-            data.a,
-            data.b,
-            epsilon=data.epsilon,
-            p=data.p,
-            start=start,
-            max_steps=1 << 30,
-            product=product,
-        )
+        asked = Entropic(data.x, data.y, data.a, data.b, data.epsilon, data.p)
+        state = Sweeps(asked, Effort(start, max_steps=1 << 30, product=product))
         state.goal.fill_(-1.0)  # never
         state.omega.fill_(1.0)
         return lambda: state.advance(count)
 
     def solve(data: Data, effort: float) -> tuple[Tensor, Tensor]:
-        from barrow.ops.triton.sinkhorn import sinkhorn_on_device
+        from barrow.ops.triton.sinkhorn import Effort, Entropic, sinkhorn_on_device
 
-        found = sinkhorn_on_device(
-            data.x, data.y, data.a, data.b, epsilon=data.epsilon, p=data.p, settle=1 / effort, product=product
-        )
+        asked = Entropic(data.x, data.y, data.a, data.b, data.epsilon, data.p)
+        found = sinkhorn_on_device(asked, Effort(settle=1 / effort, product=product))
         return found.f, found.g
 
     def takes(setting: Setting) -> bool:

@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
-from benchmarks import clouds, entropic, harness, line, losses, measure, peers
+import typer
+from benchmarks import clouds, entropic, gpu, harness, line, losses, measure, peers
 from benchmarks.harness import ABSENT, Case, Contender, Judged, Row, Setting
+from typer.testing import CliRunner
 
 import barrow
 
@@ -186,3 +188,13 @@ def test_pot_batch_is_ours():
     known = entropic.truth(data)
     assert entropic.judge(known, peers.pot_batch(data, 300)).gap <= 1e-4
     assert not entropic.judge(known, peers.pot_batch(data, 300)).note
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device to measure on")
+def test_nothing_is_measured_on_a_device_that_is_not_there(tmp_path):
+    app = typer.Typer()
+    app.command()(gpu.main)
+    said = CliRunner().invoke(app, ["--output", str(tmp_path / "gpu.csv")])
+    assert said.exit_code == 1
+    assert "There is no CUDA device here" in said.output
+    assert not (tmp_path / "gpu.csv").exists()

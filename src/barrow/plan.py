@@ -17,7 +17,7 @@ from torch import Tensor
 
 from barrow import check
 from barrow.cost import Cost, Dense, Grid, Points
-from barrow.ops import gibbs
+from barrow.ops import device_gibbs, gibbs
 from barrow.ops.chunks import row_ranges
 
 Pick = Callable[[Cost], Tensor]
@@ -283,8 +283,10 @@ class GibbsPlan(_Blockwise):
         return positive - self._row_sums((-v).clamp_min(0).log()) if bool((v < 0).any()) else positive
 
     def _swept(self, v: Tensor) -> Tensor | None:
-        """P v for v (..., m, k) where the core computes it, without a block of the plan."""
+        """P v for v (..., m, k) where the core or a device computes it, without a block of the plan."""
         cost = self.cost
+        if isinstance(cost, Points) and cost.launched(self.u, self.v, v):
+            return device_gibbs.gibbs_times(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm, v)
         if isinstance(cost, Points) and cost.swept(self.u, self.v, v):
             return gibbs.gibbs_times(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm, v)
         if isinstance(cost, Dense) and cost.swept(self.u, self.v, v):
@@ -292,11 +294,16 @@ class GibbsPlan(_Blockwise):
         return None
 
     def gradient(self, cotangent: Tensor) -> tuple[Tensor, ...] | None:
-        """That of <P, C> times ``cotangent`` (...) in the cost's data at fixed P, where a pass of the core gives it."""
+        """That of <P, C> times ``cotangent`` (...) in the cost's data at fixed P, where a pass gives it."""
         cost = self.cost
-        if not isinstance(cost, Points) or not cost.swept(self.u, self.v, cotangent):
+        if not isinstance(cost, Points):
             return None
-        both = gibbs.gibbs_vjp(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm)
+        if cost.launched(self.u, self.v):
+            both = device_gibbs.gibbs_vjp(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm)
+        elif cost.swept(self.u, self.v, cotangent):
+            both = gibbs.gibbs_vjp(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm)
+        else:
+            return None
         return tuple(
             (cotangent[..., None, None] * t).sum_to_size(z.shape) for t, z in zip(both, cost.tensors, strict=True)
         )
@@ -310,6 +317,9 @@ class GibbsPlan(_Blockwise):
         if self._by_axis:
             rows, cols = (P._row_sums(torch.zeros_like(P.v)[..., None])[..., 0] for P in (self, self.T))
             return rows, cols
+        if isinstance(self.cost, Points) and self.cost.launched(self.u, self.v):
+            x, y = self.cost.tensors
+            return device_gibbs.gibbs_marginals(x, y, self.u, self.v, self.epsilon, self.cost.p, self.cost.norm)
         row, col = (P._swept(torch.ones_like(P.v)[..., None]) for P in (self, self.T))
         if row is not None and col is not None:
             return row[..., 0], col[..., 0]

@@ -1,6 +1,7 @@
 """Compiles every kernel for a device that is not there: what the interpreter forgives, a compiler does not.
 
-Prints one line a kernel: its name, and the bytes of its stack, where registers that do not suffice are spilled.
+All variants that the library reaches are compiled: by dimension, cost, precision and kind of problem. Prints one line a
+variant: its name, the precision, and the bytes of its stack, where registers that do not suffice are spilled.
 """
 
 import math
@@ -17,9 +18,11 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from barrow.ops.triton import clouds, plan, softmin
-from barrow.ops.triton.sinkhorn import Sweeps
+from barrow.ops.triton.sinkhorn import Effort, Entropic, Sweeps
 
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+F32, F64 = torch.float32, torch.float64
+INF = math.inf
 
 
 class Absent:
@@ -37,30 +40,62 @@ class Absent:
 
 driver.set_active(Absent())
 compile_or_launch = JITFunction.run
+seen = set()
 
 
 def compile_only(self, *args, grid, warmup, **options):
     kernel = compile_or_launch(self, *args, grid=grid, warmup=True, **options)
+    if kernel.hash in seen:
+        return kernel
+    seen.add(kernel.hash)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
         usage = subprocess.run([TOOL, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     stack = re.search(r"STACK:(\d+)", usage).group(1)
     assert kernel.metadata.shared <= 227 * 1024
-    print(self.fn.__name__, stack, flush=True)
+    print(self.fn.__name__, precision, stack, flush=True)
     return kernel
 
 
 JITFunction.run = compile_only
-for d, dtype in ((3, torch.float32), (64, torch.float32), (3, torch.float64)):
-    x, h, epsilon = torch.rand(1, 20_000, d), torch.zeros(1, 20_000), torch.ones(1)
-    sweeps = Sweeps(x, x.clone(), h, h, epsilon=1.0, rho=(1.0, math.inf), dtype=dtype)
-    sweeps.advance(1)
-    if d == 3 and dtype == torch.float32:
-        laid = sweeps.clouds
-        plan.marginals(laid, h, h, epsilon)
-        plan.product(laid, h, h, epsilon, x[..., :2])
-        plan.gradient(laid, h, h, epsilon, h, h)
-    elif d == 64:
-        assert sweeps.clouds.product == "tf32x3"
-        softmin.softmin(clouds.lay_out(x, x, product="ieee"), h, epsilon)
+
+
+def sweeps(d, dtype, p=2, norm=2, n=20_000, **options):
+    """What a search launches; few points have one piece of the columns or several."""
+    x, h, epsilon = torch.rand(1, n, d), torch.ones(1, n), torch.ones(1)
+    symmetric = options.get("symmetric", False)
+    other = x if symmetric else x.clone()
+    state = Sweeps(Entropic(x, other, h, h, epsilon, p, norm, **options), Effort((None, h), dtype=dtype))
+    state.advance(1)
+    return state.clouds
+
+
+def plans(d, dtype, p=2, norm=2, k=2, n=500):
+    """What a plan launches: marginals, products with one vector and several, gradients."""
+    x, h = torch.rand(1, n, d), torch.zeros(1, n)
+    laid = plan.Gibbs.of(clouds.lay_out(x, x.clone(), p, norm, dtype=dtype, product="direct"), h, h, torch.ones(1))
+    plan.marginals(laid)
+    plan.product(laid, torch.rand(1, n, 1))
+    plan.product(laid, torch.rand(1, n, k))
+    plan.gradient(laid)
+
+
+for dtype in (F32, F64):
+    precision = str(dtype)
+    sweeps(3, dtype, rho=(1.0, INF))
+    sweeps(2, dtype, n=500)  # one piece of the columns has to fill the device
+    sweeps(3, dtype, p=1, symmetric=True)
+    sweeps(7, dtype, p=1.5, norm=1)
+    sweeps(2, dtype, norm=INF)
+    for d in (3, 20):
+        plans(d, dtype)
+    plans(2, dtype, p=1)
+    plans(2, dtype, p=1.5, norm=1)
+    plans(2, dtype, norm=INF)
+precision = "products"
+assert sweeps(64, F32).product == "tf32x3"
+assert sweeps(100, F32).product == "tf32x3"
+for product in ("ieee", "direct"):
+    x, h = torch.rand(1, 20_000, 64), torch.zeros(1, 20_000)
+    softmin.softmin(clouds.lay_out(x, x, product=product), h, torch.ones(1))

@@ -174,7 +174,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="too large"):
         clouds.lay_out(torch.empty(1, 1, 1).expand(1, 1 << 30, 1), y[..., :1])
     with pytest.raises(ValueError, match="gradients take differences"):
-        plan.gradient(clouds.lay_out(x, y, product="ieee"), x[..., 0], y[..., 0], torch.ones(1))
+        plan.gradient(plan.Gibbs.of(clouds.lay_out(x, y, product="ieee"), x[..., 0], y[..., 0], torch.ones(1)))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_marginals(d, split, monkeypatch):
     monkeypatch.setattr(plan, "SPLIT", split)
     x, y, u, v, epsilon, P = gibbs(n=40, d=d)
     for dtype, tol in ((F64, 1e-12), (F32, 3e-5)):
-        found = plan.marginals(clouds.lay_out(x, y, dtype=dtype), u, v, epsilon)
+        found = plan.marginals(plan.Gibbs.of(clouds.lay_out(x, y, dtype=dtype), u, v, epsilon))
         assert_close(found[0], P.sum(-1), tol)
         assert_close(found[1], P.sum(-2), tol)
 
@@ -216,7 +216,7 @@ def test_marginals(d, split, monkeypatch):
 def test_marginals_in_pieces(monkeypatch):
     monkeypatch.setattr(softmin, "PIECE", 64)
     x, y, u, v, epsilon, P = gibbs(n=3, m=200)
-    rows, cols = plan.marginals(clouds.lay_out(x, y, dtype=F64), u, v, epsilon)
+    rows, cols = plan.marginals(plan.Gibbs.of(clouds.lay_out(x, y, dtype=F64), u, v, epsilon))
     assert_close(rows, P.sum(-1))
     assert_close(cols, P.sum(-2))
 
@@ -226,9 +226,9 @@ def test_products(k):
     x, y, u, v, epsilon, P = gibbs()
     V, U = torch.randn(2, 40, k, dtype=F64), torch.randn(17, k, dtype=F64)
     for dtype, tol in ((F64, 1e-12), (F32, 3e-5)):
-        laid, few = clouds.lay_out(x, y, dtype=dtype), slice(0, 3 if dtype == F64 else None)
-        assert_close(plan.product(laid, u, v, epsilon, V[..., few]), (P @ V)[..., few], tol)
-        assert_close(plan.product(laid.T, v, u, epsilon, U[None, :, few]), (P.mT @ U)[..., few], tol)
+        laid = plan.Gibbs.of(clouds.lay_out(x, y, dtype=dtype), u, v, epsilon)
+        assert_close(plan.product(laid, V), P @ V, tol)
+        assert_close(plan.product(laid.T, U[None]), P.mT @ U, tol)
 
 
 def by_autograd(x, y, p, norm, weights):
@@ -251,8 +251,8 @@ def test_gradients(p, norm, d):
     kinds = ((F64, 1e-12, (alpha, beta)), (F64, 1e-12, ()), (F32, 2e-5, (alpha, beta)))
     for dtype, tol, scales in kinds if d == 3 else kinds[:1]:
         weights = alpha[..., None] * P * beta[..., None, :] if scales else P
-        laid = clouds.lay_out(x, y, p, norm, dtype=dtype, product="direct")
-        found = plan.gradient(laid, u, v, epsilon, *scales)
+        laid = plan.Gibbs.of(clouds.lay_out(x, y, p, norm, dtype=dtype, product="direct"), u, v, epsilon)
+        found = plan.gradient(laid, *scales)
         for one, other in zip(found, by_autograd(x, y, p, norm, weights), strict=True):
             assert_close(one, other, tol * float(other.abs().max().clamp_min(1)))
 
@@ -260,15 +260,16 @@ def test_gradients(p, norm, d):
 def test_coordinates_that_share_the_maximum_share_the_slope():
     x, y = torch.zeros(1, 1, 2, dtype=F64), torch.tensor([[[1.0, -1.0]]], dtype=F64)
     zero = torch.zeros(1, 1, dtype=F64)
-    found, _ = plan.gradient(clouds.lay_out(x, y, 1, INF, dtype=F64), zero + 1, zero, torch.ones(1, dtype=F64))
+    laid = clouds.lay_out(x, y, 1, INF, dtype=F64)
+    found, _ = plan.gradient(plan.Gibbs.of(laid, zero + 1, zero, torch.ones(1)))
     assert_close(found, torch.tensor([[[-0.5, 0.5]]], dtype=F64))
 
 
 def test_the_same_bits_every_time():
     x, y, u, v, epsilon, _ = gibbs()
-    laid = clouds.lay_out(x, y)
+    laid = plan.Gibbs.of(clouds.lay_out(x, y), u, v, epsilon)
     for compute in (plan.marginals, plan.gradient):
-        once, twice = (compute(laid, u, v, epsilon) for _ in "ab")
+        once, twice = (compute(laid) for _ in "ab")
         assert all(torch.equal(s, t) for s, t in zip(once, twice, strict=True))
 
 

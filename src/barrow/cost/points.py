@@ -19,7 +19,8 @@ from barrow.cost.base import (
     gibbs_pass_in_two,
     reshape_batch,
 )
-from barrow.ops import distance, gibbs, monotone_min, pairs
+from barrow.ops import distance, gibbs, monotone_min, pairs, triton
+from barrow.ops.point_softmin import point_softmin
 
 MEMORY = 8  # dimensions beyond which a stored matrix in float64 is read faster than computed
 
@@ -122,6 +123,8 @@ class Points(Cost):
         return monotone_min.monotone_min(x, y, h, self.p).reshape(*batch, self.shape[0])
 
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
+        if self.launched(h) and (isinstance(epsilon, Tensor) or gibbs.in_range(epsilon)):
+            return point_softmin(self.x, self.y, h, epsilon, self.p, self.norm)
         if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))) or not gibbs.in_range(epsilon):
             return blockwise_soft_c_transform(self, h, epsilon)
         if "matrix" in self.__dict__ and self.d > MEMORY:
@@ -131,7 +134,8 @@ class Points(Cost):
     def gibbs_pass(
         self, h: Tensor, epsilon: float, a: Tensor | None, u: Tensor | None, power: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.swept(h, *(t for t in (a, u) if t is not None)) or not gibbs.in_range(epsilon):
+        # Two soft minima of a device store no matrix either.
+        if self.launched(h) or not self.swept(h, *(t for t in (a, u) if t is not None)) or not gibbs.in_range(epsilon):
             return gibbs_pass_in_two(self, h, epsilon, a, u, power)
         return gibbs.gibbs_pass(self.x, self.y, h, epsilon, self.p, self.norm, a, u, power)
 
@@ -186,9 +190,15 @@ class Points(Cost):
         """Whether the core does it: it computes in float64."""
         return self.dtype == torch.float64 and pairs.swept(self.x, self.y) and (not others or pairs.swept(*others))
 
+    def launched(self, *others: Tensor) -> bool:
+        """Whether the kernels of a device do it, in the precision of the entries; ``others`` are in that precision."""
+        return triton.takes(self.x, self.y, *others) and all(t.dtype == self.dtype for t in others)
+
     @property
     def roundings(self) -> float:
         entry = distance.roundings(self.d, self.p)
+        if self.p not in (1, 2) and triton.reaches(self.x):
+            entry += 1024  # the kernels find powers through logarithms, which are as large as that
         # On a line the c-transform halves intervals, and each level may miss the minimum by two more roundings.
         return entry * (1 + 2 * math.log2(sum(self.shape))) if self.d == 1 else entry
 

@@ -239,7 +239,7 @@ def _ball(a: Tensor, b: Tensor, C: Tensor, alpha: float, tol: float, max_steps: 
     below, above = torch.zeros_like(eps), torch.full_like(eps, torch.inf)
     best_low, best_high = torch.full_like(eps, -torch.inf), (a * (C @ b[..., None])[..., 0]).sum(-1)  # independence
     best_eps, best_f, best_g = eps.clone(), torch.zeros_like(a), g.clone()
-    todo = torch.arange(len(a))
+    todo = torch.arange(len(a), device=a.device)
     noise = NOISE * C.abs().amax()
     for _ in range(max_steps):
         C_, a_, b_, e = fixed_point.pick(C, todo), a[todo], b[todo], eps[todo]

@@ -9,36 +9,20 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from barrow import _core
+from barrow.ops.plain import plain
 
 ALONE = 1 << 18  # numbers to look at below which one thread is faster than two
 
 
 def swept(*tensors: Tensor) -> bool:
-    """Whether the core may be handed these tensors: float32 or float64 on the CPU, of one dtype, and nobody who must
-    see what is done to them: a gradient of either mode, a compiler, a tracer, vmap.
-    """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-    ):
-        return False
-    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    """Whether the core may be handed these tensors: float32 or float64 on the CPU, of one dtype, and plain."""
     dtype = tensors[0].dtype
     return (
-        not recorded
-        and dtype in (torch.float32, torch.float64)
-        and all(
-            t.dtype == dtype
-            and t.device.type == "cpu"
-            and type(t) is Tensor
-            and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-            and forward_ad.unpack_dual(t).tangent is None
-            for t in tensors
-        )
+        dtype in (torch.float32, torch.float64)
+        and all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+        and plain(*tensors)
     )
 
 

@@ -42,7 +42,10 @@ def point_softmin(x: Tensor, y: Tensor, h: Tensor, epsilon: Tensor | float, p: f
     >>> point_softmin(x, y, torch.zeros(1), 0.5)
     tensor([25.])
     """
-    strengths = torch.as_tensor(epsilon, dtype=h.dtype, device=h.device)
+    if isinstance(epsilon, Tensor):
+        strengths = epsilon.to(h)
+    else:  # filled on the device: a copy from the host would wait
+        strengths = torch.full((), float(epsilon), dtype=h.dtype, device=h.device)
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], h.shape[:-1], strengths.shape)
     B = math.prod(batch)
 
@@ -61,11 +64,12 @@ def point_softmin(x: Tensor, y: Tensor, h: Tensor, epsilon: Tensor | float, p: f
 def _point_softmin(x: Tensor, y: Tensor, h: Tensor, epsilon: Tensor, p: float, norm: float) -> Tensor:
     with torch.autocast(h.device.type, enabled=False), torch.no_grad():
         if triton.reaches(h) and h.numel() and h.dtype in (torch.float32, torch.float64):
-            from barrow.ops.triton.clouds import lay_out
+            from barrow.ops.triton.clouds import guard, lay_out
             from barrow.ops.triton.softmin import softmin as on_device
 
             seen = None if h.shape[0] != 1 and y.dim() == 2 else h > -torch.inf
-            return on_device(lay_out(x, y, p, norm, dtype=h.dtype, seen=(None, seen)), h, epsilon).clone()
+            with guard(h):
+                return on_device(lay_out(x, y, p, norm, dtype=h.dtype, seen=(None, seen)), h, epsilon).clone()
         x, y = x.to(h.dtype), y.to(h.dtype)
         n, m = x.shape[-2], y.shape[-2]
         blocks = [

@@ -91,6 +91,10 @@ def _means(problem: Problem) -> tuple[Tensor, Tensor]:
 def _rows(cost: Cost, chosen: Tensor) -> Tensor:
     """The costs (B, k, m) of some rows (B, k)."""
     (B, k), m = chosen.shape, cost.shape[1]
+    if isinstance(cost, Points) and cost.launched():
+        # All of some points against all others: a list of pairs would hold every point many times.
+        x = cost.x[chosen] if cost.x.dim() == 2 else torch.take_along_dim(cost.x, chosen[..., None], -2)
+        return cost.replace(x, cost.y).dense()
     rows = chosen[..., None].expand(B, k, m).reshape(B, k * m)
     cols = torch.arange(m, device=chosen.device).expand(B, k, m).reshape(B, k * m)
     return cost.pairs(rows, cols).reshape(B, k, m)

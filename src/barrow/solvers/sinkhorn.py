@@ -18,6 +18,7 @@ from barrow.problem import Problem
 from barrow.solution import Bracket, Status, Witness
 from barrow.solvers.ascent import ascend
 from barrow.solvers.base import Solver, Start, Watch, seconds
+from barrow.solvers.device_search import device_search, launched
 from barrow.solvers.opening import opening, target_error
 from barrow.solvers.scaling import scaling
 
@@ -76,6 +77,8 @@ class Sinkhorn(Solver):
         return None
 
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
+        if launched(problem):
+            return device_search(problem, start, watch, self.tol, self.max_steps, self.time_limit)
         search = _search_for(problem, watch, self.time_limit)
         if search is None:
             return ascend(problem, start, watch, self.tol, self.max_steps, self.time_limit)

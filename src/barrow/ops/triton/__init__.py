@@ -10,20 +10,44 @@ import functools
 import importlib.util
 import os
 
+import torch
 from torch import Tensor
+
+from barrow.ops.plain import plain
+
+OLDEST = 8, 0  # compute capability that Triton supports
 
 
 def reaches(t: Tensor) -> bool:
-    """Whether the kernels of this package can be handed ``t``: Triton is installed and the tensor is on CUDA.
+    """Whether the kernels of this package can be handed ``t``: on CUDA, on a device that the installed Triton knows.
 
     >>> reaches(torch.zeros(3))
     False
     """
-    return (t.is_cuda or (t.device.type == "cpu" and _interpreted())) and _installed()
+    if t.is_cuda:
+        return _installed() and _known(t.device)
+    return t.device.type == "cpu" and _interpreted() and _installed()
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the kernels may be handed these tensors: within reach, float32 or float64, on one device, and plain.
+
+    >>> takes(torch.zeros(3), torch.zeros(2).double())
+    False
+    """
+    return reaches(tensors[0]) and (
+        all(t.dtype in (torch.float32, torch.float64) and t.device == tensors[0].device for t in tensors)
+        and plain(*tensors)
+    )
 
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _known(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= OLDEST
 
 
 @functools.cache

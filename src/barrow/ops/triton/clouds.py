@@ -106,8 +106,8 @@ def choose_product(d: int, p: float, norm: float, dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 and d > DIRECT and p == 2 and norm == 2 else "direct"
 
 
-def affordable(x: Tensor, p: float, norm: float, dtype: torch.dtype, units: Tensor) -> str:
-    """The fastest way whose error in a squared distance stays below a hundredth of epsilon.
+def affordable(x: Tensor, p: float, norm: float, dtype: torch.dtype, units: Tensor, share: float = 0.01) -> str:
+    """The fastest way whose error in a squared distance stays below a ``share`` of epsilon.
 
     ``units`` is the largest cost in units of epsilon: about their centre the points are no farther than its root. The
     number is read only where it matters.
@@ -116,9 +116,9 @@ def affordable(x: Tensor, p: float, norm: float, dtype: torch.dtype, units: Tens
         return "direct"
     # Expanded squares round the sum of two norms, each at most a quarter of the square of the box's diagonal.
     error = float(units) * 2.0**-23
-    if 4 * error <= 0.01 and _has_tensor_cores(x):
+    if 4 * error <= share and _has_tensor_cores(x):
         return "tf32x3"
-    return "ieee" if error <= 0.01 else "direct"
+    return "ieee" if error <= share else "direct"
 
 
 def _has_tensor_cores(x: Tensor) -> bool:

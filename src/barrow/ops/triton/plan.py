@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,36 @@ from barrow.ops.triton.tile import LOG2E, base_distance, cost_tile, held_rows, p
 
 SPLIT = 1 << 26  # numbers in the split buffer of column sums
 WIDE = tl.constexpr(16)  # coordinates of a gradient, columns of a product, that a program holds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gibbs:
+    """B plans between ``clouds``: u (B, n), v (B, m) and epsilon (B,), in the dtype that is computed in."""
+
+    clouds: Clouds
+    u: Tensor
+    v: Tensor
+    epsilon: Tensor
+
+    @staticmethod
+    def of(clouds: Clouds, u: Tensor, v: Tensor, epsilon: Tensor) -> Gibbs:
+        """The same numbers as the kernels want them."""
+        return Gibbs(clouds, *(t.to(clouds.dtype).contiguous() for t in (u, v, epsilon)))
+
+    @property
+    def T(self) -> Gibbs:
+        """The plans read backwards."""
+        return Gibbs(self.clouds.T, self.v, self.u, self.epsilon)
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return self.u.shape[0]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of rows in all plans."""
+        return self.size * -(-self.clouds.n // self.clouds.rows)
 
 
 @triton.jit
@@ -50,24 +82,23 @@ def marginals_kernel(
     tl.store(row_sums + (b * pieces + piece) * n + i, tl.sum(acc, 1), mask=in_i)
 
 
-def marginals(clouds: Clouds, u: Tensor, v: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-    """(P 1, P' 1) for u (B, n), v (B, m), epsilon (B,): (B, n), (B, m), each entry of P computed once.
+def marginals(P: Gibbs) -> tuple[Tensor, Tensor]:
+    """(P 1, P' 1): (B, n), (B, m), each entry of P computed once.
 
     Column sums go through a buffer of one line a block of rows, so that they are the same every time; it has at most
     2^26 numbers, beyond which the rows are taken in bands.
     """
-    B, n, m = u.shape[0], clouds.n, clouds.m
+    clouds, B, n, m = P.clouds, P.size, P.clouds.n, P.clouds.m
     pieces, width = pieces_of(clouds)
-    u, v, epsilon = (t.to(clouds.dtype).contiguous() for t in (u, v, epsilon))
-    row_sums = u.new_empty(B, pieces, n)
-    columns = u.new_zeros(B, m)
+    row_sums = P.u.new_empty(B, pieces, n)
+    columns = P.u.new_zeros(B, m)
     band = max(1, SPLIT // (B * m)) * clouds.rows
     for first in range(0, n, band):
         last = min(first + band, n)
         blocks = triton.cdiv(last - first, clouds.rows)
-        split = u.new_empty(B, blocks, m)
+        split = P.u.new_empty(B, blocks, m)
         marginals_kernel[(B * blocks, pieces)](
-            *clouds.arguments, u, v, epsilon, row_sums, split, first, last, pieces, width, **clouds.constants
+            *clouds.arguments, P.u, P.v, P.epsilon, row_sums, split, first, last, pieces, width, **clouds.constants
         )
         columns += split.sum(1)
     return row_sums.sum(1), columns
@@ -78,9 +109,9 @@ def product_kernel(
     x, y, xx, yy, n, m, d, sxb, syb, sxxb, syyb, sxi, sxk, syk,
     u, v, epsilon, factor, out, svb, columns,
     D: tl.constexpr, DK: tl.constexpr, PRODUCT: tl.constexpr, NORM: tl.constexpr, P: tl.constexpr,
-    BN: tl.constexpr, BM: tl.constexpr, F: tl.constexpr, ONE: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr, F: tl.constexpr, ONE: tl.constexpr, DOTS: tl.constexpr,
 ):  # fmt: skip
-    """Rows of P V: one column of V a program, or WIDE of them."""
+    """Rows of P V for up to WIDE columns of V, or for its only one."""
     blocks = tl.cdiv(n, BN)
     b = (tl.program_id(0) // blocks).to(tl.int64)
     i = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
@@ -93,8 +124,9 @@ def product_kernel(
     scale = LOG2E / tl.load(epsilon + b)
     rows = held_rows(x, i, in_i, sxi, D, DK, PRODUCT)
     ui = tl.load(u + b * n + i, mask=in_i, other=float("-inf"))
-    c = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
-    in_c = c < columns
+    first = tl.program_id(1) * WIDE
+    count = tl.minimum(columns - first, WIDE)
+    c = tl.arange(0, WIDE)
     line = tl.zeros([BN, BM], dtype=F)
     acc = tl.zeros([BN, WIDE], dtype=F)
     for start in range(0, m, BM):
@@ -104,37 +136,40 @@ def product_kernel(
         vj = tl.load(v + b * m + j, mask=in_j, other=float("-inf"))
         entries = tl.exp2(((ui[:, None] - C) + vj[None, :]) * scale)
         if ONE:
-            w = tl.load(factor + j * columns + tl.program_id(1), mask=in_j, other=0.0)
-            line += entries * w[None, :]
-        else:
-            w = tl.load(factor + j[:, None] * columns + c[None, :], mask=in_j[:, None] & in_c[None, :], other=0.0)
+            line += entries * tl.load(factor + j, mask=in_j, other=0.0)[None, :]
+        elif DOTS:
+            place = j[:, None] * columns + (first + c)[None, :]
+            w = tl.load(factor + place, mask=in_j[:, None] & (c < count)[None, :], other=0.0)
             acc = tl.dot(entries, w, acc, input_precision="ieee")
+        else:
+            for k in range(count):
+                w = tl.load(factor + j * columns + first + k, mask=in_j, other=0.0)
+                sums = tl.sum(entries * w[None, :], 1)
+                acc += tl.where(c[None, :] == k, sums[:, None], 0.0)
     if ONE:
-        tl.store(out + (b * n + i) * columns + tl.program_id(1), tl.sum(line, 1), mask=in_i)
+        tl.store(out + b * n + i, tl.sum(line, 1), mask=in_i)
     else:
-        place = (b * n + i)[:, None] * columns + c[None, :]
-        tl.store(out + place, acc, mask=in_i[:, None] & in_c[None, :])
+        to = (b * n + i)[:, None] * columns + (first + c)[None, :]
+        tl.store(out + to, acc, mask=in_i[:, None] & (c < count)[None, :])
 
 
-def product(clouds: Clouds, u: Tensor, v: Tensor, epsilon: Tensor, V: Tensor) -> Tensor:
-    """P V for u (B, n), v (B, m), epsilon (B,), V (B or 1, m, k): (B, n, k). P' U is the product of ``clouds.T``."""
-    B, k = u.shape[0], V.shape[-1]
-    u, v, epsilon, V = (t.to(clouds.dtype).contiguous() for t in (u, v, epsilon, V))
-    out = u.new_empty(B, clouds.n, k)
-    # Matrix units of float64 are not everywhere, and a lone column does not fill them.
-    one = k == 1 or clouds.dtype == torch.float64
-    blocks = triton.cdiv(clouds.n, clouds.rows)
+def product(P: Gibbs, V: Tensor) -> Tensor:
+    """P V for V (B or 1, m, k): (B, n, k)."""
+    clouds, k = P.clouds, V.shape[-1]
+    V = V.to(clouds.dtype).contiguous()
+    out = P.u.new_empty(P.size, clouds.n, k)
     if k:
-        product_kernel[(B * blocks, k if one else triton.cdiv(k, 16))](
+        product_kernel[(P.blocks, triton.cdiv(k, WIDE.value))](
             *clouds.arguments,
-            u,
-            v,
-            epsilon,
+            P.u,
+            P.v,
+            P.epsilon,
             V,
             out,
             0 if V.shape[0] == 1 else V.stride(0),
             k,
-            ONE=one,
+            ONE=k == 1,
+            DOTS=clouds.dtype == torch.float32,  # matrix units of float64 are not everywhere
             **clouds.constants,
         )
     return out
@@ -201,30 +236,33 @@ def gradient_kernel(
     tl.store(out + place, acc, mask=in_i[:, None] & (c < count)[None, :])
 
 
-def gradient(
-    clouds: Clouds,
-    u: Tensor,
-    v: Tensor,
-    epsilon: Tensor,
-    alpha: Tensor | None = None,
-    beta: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def gradient(P: Gibbs, alpha: Tensor | None = None, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The gradient of <diag(alpha) P diag(beta), C>, P held fixed, to both clouds: (B, n, d), (B, m, d).
 
     alpha (B, n) and beta (B, m) may have any sign. Sides are one launch each, over rows that nobody else writes:
-    the result is the same every time. ``clouds`` must be laid out for differences.
+    the result is the same every time. The clouds must be laid out for differences.
     """
+    clouds = P.clouds
     if clouds.product != "direct":
         raise ValueError(f"the clouds are laid out for {clouds.product!r} products, but gradients take differences")
-    u, v, epsilon = (t.to(clouds.dtype).contiguous() for t in (u, v, epsilon))
     scaled = alpha is not None or beta is not None
     alpha, beta = (
-        torch.ones_like(w) if t is None else t.to(clouds.dtype).contiguous() for t, w in ((alpha, u), (beta, v))
+        torch.ones_like(w) if t is None else t.to(clouds.dtype).contiguous() for t, w in ((alpha, P.u), (beta, P.v))
     )
     sides = []
-    for one, p, q, left, right in ((clouds, u, v, alpha, beta), (clouds.T, v, u, beta, alpha)):
-        out = p.new_empty(p.shape[0], one.n, one.d)
-        grid = (p.shape[0] * triton.cdiv(one.n, one.rows), triton.cdiv(one.d, 16))
-        gradient_kernel[grid](*one.arguments, p, q, epsilon, left, right, out, SCALED=scaled, **one.constants)
+    for one, left, right in ((P, alpha, beta), (P.T, beta, alpha)):
+        out = one.u.new_empty(one.size, one.clouds.n, one.clouds.d)
+        grid = one.blocks, triton.cdiv(one.clouds.d, WIDE.value)
+        gradient_kernel[grid](
+            *one.clouds.arguments,
+            one.u,
+            one.v,
+            one.epsilon,
+            left,
+            right,
+            out,
+            SCALED=scaled,
+            **one.clouds.constants,
+        )
         sides.append(out)
     return sides[0], sides[1]

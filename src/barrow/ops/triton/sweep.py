@@ -1,7 +1,7 @@
 """What a sweep of Sinkhorn does beside its two soft minima: steps, the annealing of epsilon, over-relaxation, stopping.
 
-The rules are those of `barrow.Sinkhorn`, one program a block of atoms or a problem, and all decisions stay on the
-device: a problem that has stopped costs a launch one look at its flag.
+The rules are those of the loop in torch (`barrow.solvers.ascent`), one program a block of atoms or a problem, and all
+decisions stay on the device: a problem that has stopped costs a launch one look at its flag.
 """
 
 import triton
@@ -138,7 +138,7 @@ def control_kernel(
     epsilon, target, omega, mark, level, age, steps, limit, goal, mass, moves, moved, active, together, blocks,
     SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
-    """One problem's decisions after a sweep: how far it moved, its next epsilon, its omega, whether it goes on."""
+    """One problem's decisions after a sweep: how far off f was, its next epsilon, its omega, whether it goes on."""
     b = tl.program_id(0).to(tl.int64)
     if tl.load(active + b) != 0:
         eps = tl.load(epsilon + b)
@@ -159,8 +159,10 @@ def control_kernel(
         tl.store(level + b, tl.where(leave, 0, stayed))
         tl.store(age + b, now)
 
+        length = 0.5  # of the step of f
         if not SYMMETRIC:
-            # An observed decay gives the slowest mode, and that a better omega: see barrow.Sinkhorn.
+            length = tl.load(omega + b)
+            # An observed decay gives the slowest mode, and that a better omega: see solvers/ascent.py.
             before = tl.load(omega + b)
             due = (now > 0) & (now % PERIOD == 0)
             rate = tl.exp2(tl.log2(change / tl.load(mark + b)) / PERIOD)
@@ -176,6 +178,7 @@ def control_kernel(
 
         count = tl.load(steps + b) + 1
         tl.store(steps + b, count)
-        tl.store(moved + b, change)
-        rest = (now >= SETTLED) & (change <= tl.load(goal + b))
+        away = change / length
+        tl.store(moved + b, away)
+        rest = (now >= SETTLED) & (away <= tl.load(goal + b))
         tl.store(active + b, tl.where(rest | (count >= tl.load(limit + b)), 0, 1))
