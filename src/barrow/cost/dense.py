@@ -108,13 +108,13 @@ class Dense(Cost):
 
     def kernel(self, batch: int, epsilon: Tensor | float) -> Kernel | None:
         """exp(-C / epsilon), made once, where a batch shares it and all is in range: its passes are products."""
-        if self.C.dim() != 2 or batch < MANY or self.dtype != torch.float64 or self.forbids:
+        known: tuple[float, Kernel | None] = self.__dict__.get("_kernel", (0.0, None))
+        if self.C.dim() != 2 or (batch < MANY and known[1] is None) or self.dtype != torch.float64 or self.forbids:
             return None
         if isinstance(epsilon, Tensor):
             if epsilon.numel() == 0 or not bool((epsilon == epsilon.flatten()[0]).all()):
                 return None
             epsilon = float(epsilon.flatten()[0])
-        known: tuple[float, Kernel | None] = self.__dict__.get("_kernel", (0.0, None))
         if known[0] != epsilon:
             known = (epsilon, Kernel.of(self.C, epsilon))
             object.__setattr__(self, "_kernel", known)

@@ -6,6 +6,7 @@ are settled leave. Everything is in units of epsilon. docs/performance.md says w
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ TOGETHER = 0.5  # the same where both potentials are one, and plain steps go bac
 MEMORY = 2  # steps that the acceleration looks back to
 RIDGE = 1e-3  # of its normal equations
 SAFE = 2  # how much more than it looks a gap may be
-STAY = 0.8  # settled problems leave when no larger share is left
+STAY = 0.9  # settled problems leave when no larger share is left
+ASTRAY = 4  # how much larger than the least an error may become before acceleration begins anew
+ROUGH = 0.01  # errors above are found as well by products in bfloat16
 
 
 def scaling(
@@ -40,34 +43,43 @@ def scaling(
     cols = _Side.of(sides.b, sides.s, sides.rho[1] / epsilon, dtype)
     x = torch.where(cols.weight > 0, g / epsilon, 0).to(dtype)
     want = [t.to(dtype) for t in (aim.error, aim.tol, aim.mean_cost / epsilon)]
-    mixing = _Mixing(x, TOGETHER if symmetric else LENGTH, 1e-13 if dtype == torch.float64 else 1e-5)
+    mixing = _Mixing(cols.weight, TOGETHER if symmetric else LENGTH)
     active = torch.arange(len(g), device=g.device)
     running = torch.ones_like(active, dtype=torch.bool)
     found = Found(torch.empty_like(sides.a), torch.empty_like(g), active.clone(), active.clone(), aim.error.clone())
+    rough = dtype == torch.float32 and K.device.type == "cpu" and _multiplies_bfloats()
+    factor = K.bfloat16() if rough else K
     for count in range(1, aim.max_steps + 1):
         V, top = cols.raised(x)
-        phi = rows.potential(V @ K.mT, top - shift)
+        phi = rows.potential(_times(V, factor.mT), top - shift)
         if symmetric:
             stepped = phi
         else:
             U, top = rows.raised(phi)
-            stepped = cols.potential(U @ K, top - shift)
-        error, dual, good = _judge(rows, cols, phi, x, stepped, *want)
+            stepped = cols.potential(_times(U, factor), top - shift)
+        error = cols.wrong(x, stepped - x) / (2 * cols.mass)
+        watch.tell("passes", count)
+        late = watch.left(limit) <= 0
+        last = late or count == aim.max_steps
+        close = error <= want[0]
+        if not rough and bool(close.any()):
+            close &= _good(rows, cols, phi, x, error, *want[1:])
         if not (symmetric or (rows.hard and cols.hard)):
             level = _translation(rows, cols, phi, stepped)
             phi, stepped = phi + level, stepped - level
-        watch.tell("passes", count)
-        late = watch.left(limit) <= 0
-        ends = running if late or count == aim.max_steps else running & good
-        if bool(ends.any()):
+        ends = running if last else running & close
+        if last or (not rough and bool(ends.any())):
             here = active[ends]
             pair = (x + stepped,) * 2 if symmetric else (phi, stepped)
             for room, t in zip(found[:2], pair, strict=True):
                 room[here] = t[ends].double() * (epsilon / 2 if symmetric else epsilon)
-            found.code[here] = torch.where(good[ends], SETTLED, TIME_LIMIT if late else STEP_LIMIT)
+            unsettled = TIME_LIMIT if late else STEP_LIMIT
+            found.code[here] = torch.where(close[ends], STEP_LIMIT if rough else SETTLED, unsettled)
             found.steps[here], found.error[here] = count, error[ends].double()
             running = running & ~ends
-        x = mixing.next(x, stepped - x, cols.weight, dual)
+        x = mixing.next(x, stepped - x, error)
+        if rough and bool(error.median() <= ROUGH):
+            rough, factor = False, K
         left = running.nonzero()[:, 0]
         if len(left) == 0:
             break
@@ -78,28 +90,39 @@ def scaling(
     return found
 
 
+@functools.cache
+def _multiplies_bfloats() -> bool:
+    """Whether this CPU has instructions for products of matrices in bfloat16, twice as fast as in single precision."""
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _times(V: Tensor, K: Tensor) -> Tensor:
+    return V @ K if V.dtype == K.dtype else (V.to(K.dtype) @ K).to(V.dtype)
+
+
 class _Side(NamedTuple):
-    """One marginal: weights and references (B, n), both 0 where either is, and log(weight / reference), 0 there."""
+    """One marginal: weights and references (B, n), both 0 where either is, and log(weight / reference), 0 there.
+
+    Potentials of atoms without weight are like any others, and count for nothing.
+    """
 
     weight: Tensor
     reference: Tensor
+    mass: Tensor  # (B,) of the weights
+    size: Tensor  # (B,) of the references
     ratio: Tensor | None  # None: 0 everywhere
-    absent: Tensor | None  # None: nowhere
     rho: float
 
     @classmethod
     def of(cls, weight: Tensor, reference: Tensor, rho: float, dtype: torch.dtype) -> _Side:
-        absent = (weight <= 0) | (reference <= 0)
-        missing = bool(absent.any())
-        w, r = (t.masked_fill(absent, 0) if missing else t for t in (weight, reference))
-        ratio = None if weight is reference else torch.where(absent, 0, w.log() - r.log()).to(dtype)
-        return cls(w.to(dtype), r.to(dtype), ratio, absent if missing else None, rho)
+        size, present = reference.sum(-1).to(dtype), (weight > 0) & (reference > 0)
+        w, r = (torch.where(present, t, 0).to(dtype) for t in (weight, reference))
+        ratio = None if weight is reference else torch.where(present, weight.log() - reference.log(), 0).to(dtype)
+        return cls(w, r, w.sum(-1), size, ratio, rho)
 
     def select(self, index: Tensor) -> _Side:
-        w, r, ratio, absent = (None if t is None else t[index] for t in self[:4])
-        assert w is not None
-        assert r is not None
-        return _Side(w, r, ratio, absent, self.rho)
+        weight, reference, mass, size = (t[index] for t in (self.weight, self.reference, self.mass, self.size))
+        return _Side(weight, reference, mass, size, None if self.ratio is None else self.ratio[index], self.rho)
 
     @property
     def hard(self) -> bool:
@@ -111,87 +134,105 @@ class _Side(NamedTuple):
 
     def raised(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """What is raised to powers, r exp(h - top), and the highest exponent, top."""
-        top = (h if self.absent is None else h.masked_fill(self.absent, -torch.inf)).amax(-1, keepdim=True)
-        top = top.nan_to_num(neginf=0.0)
+        top = h.amax(-1, keepdim=True)
         return (h - top).exp_().mul_(self.reference), top
 
     def potential(self, sums: Tensor, top: Tensor) -> Tensor:
         """The best potential, where the other side sums to ``sums`` exp(top)."""
-        h = sums.log().add_(top).neg_()
+        h = sums.log_().add_(top).neg_()
         if self.ratio is not None:
             h = h.add_(self.ratio)
-        if not self.hard:
-            h = h.mul_(self.share)
-        return h if self.absent is None else h.masked_fill_(self.absent, 0)
+        return h if self.hard else h.mul_(self.share)
 
-    def target(self, h: Tensor) -> Tensor:
-        """The marginal that the potential asks for."""
-        return self.weight if self.hard else self.weight * (h / -self.rho).exp()
+    def moved(self, h: Tensor) -> Tensor:
+        """The mass (B,) that the potential asks for."""
+        return self.mass if self.hard else _dot(self.weight, (h / -self.rho).exp_())
 
-    def dual(self, h: Tensor) -> Tensor:
-        """What the potential is worth."""
-        worth = h if self.hard else -self.rho * torch.expm1(h / -self.rho)
-        return (self.weight * worth).sum(-1)
+    def worth(self, h: Tensor) -> Tensor:
+        """What the potential adds to the dual, (B,)."""
+        return _dot(self.weight, h) if self.hard else -self.rho * _dot(self.weight, (h / -self.rho).expm1_())
+
+    def wrong(self, h: Tensor, step: Tensor) -> Tensor:
+        """How much mass (B,) is off the marginal that the potential asks for, given the step to its best."""
+        if self.hard:
+            return _dot(self.weight, step.neg().expm1_().abs_())
+        asked = (h / -self.rho).exp_()
+        return _dot(self.weight, asked.mul_((step / -self.share).expm1_().abs_()))
 
 
-def _judge(
-    rows: _Side, cols: _Side, f: Tensor, g: Tensor, stepped: Tensor, most: Tensor, tol: Tensor, mean_cost: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The share of the mass that columns have wrong, the dual, and whether that will do, where f is the best for g.
+def _dot(u: Tensor, v: Tensor) -> Tensor:
+    """<u, v> for each problem."""
+    return torch.bmm(u[:, None], v[..., None])[:, 0, 0]
+
+
+def _good(rows: _Side, cols: _Side, f: Tensor, g: Tensor, error: Tensor, tol: Tensor, mean_cost: Tensor) -> Tensor:
+    """Whether the gap (B,) is likely below tol, where f is the best for g and columns have the share ``error`` wrong.
 
     Mass that is misplaced costs no more than by the independent coupling, on average.
     """
-    mass = cols.weight * (g - stepped / cols.share).exp_()
-    total = cols.weight.sum(-1)
-    error = (mass - cols.target(g)).abs_().sum(-1) / (2 * total)
-    moved = rows.target(f).sum(-1)
-    dual = rows.dual(f) + cols.dual(g) - moved + rows.reference.sum(-1) * cols.reference.sum(-1)
-    dearer = (mean_cost - dual / total).clamp_min(0)
-    return error, dual, (error <= most) & (SAFE * error * dearer * total <= tol * dual.abs())
+    dual = rows.worth(f) + cols.worth(g) - rows.moved(f) + rows.size * cols.size
+    dearer = (mean_cost - dual / cols.mass).clamp_min(0)
+    return SAFE * error * dearer * cols.mass <= tol * dual.abs()
 
 
 def _translation(rows: _Side, cols: _Side, f: Tensor, g: Tensor) -> Tensor:
     """The constant (B, 1) that raises the dual most, added to f and taken from g: what unbalanced steps are slow at."""
-    left, right = rows.target(f).sum(-1, keepdim=True), cols.target(g).sum(-1, keepdim=True)
-    return (left.log() - right.log()) / (1 / rows.rho + 1 / cols.rho)
+    return ((rows.moved(f).log() - cols.moved(g).log()) / (1 / rows.rho + 1 / cols.rho))[:, None]
 
 
 class _Mixing:
-    """Anderson mixing: the combination of the last iterates whose steps cancel best. Mutable."""
+    """Anderson mixing: the combination of the last iterates whose steps cancel best. Mutable.
 
-    def __init__(self, x: Tensor, length: float, grain: float) -> None:
-        self.length, self.grain = length, grain  # of a step; how much the dual may fall by rounding, relatively
-        self.points, self.steps = (x.new_zeros(len(x), MEMORY, x.shape[-1]) for _ in "xr")
-        self.highest = x.new_full((len(x),), -torch.inf)
-        self.known = torch.zeros(len(x), dtype=torch.long, device=x.device)  # how many of the last iterates count
-        self.count = self.begun = 0
+    Iterates are kept as where they lead, x + length r, beside their steps r: as the coefficients of a combination sum
+    to 1, that is all of it.
+    """
+
+    def __init__(self, weight: Tensor, length: float) -> None:
+        self.weight, self.length = weight, length
+        self.steps: list[Tensor] = []
+        self.ends: list[Tensor] = []
+        self.products: list[Tensor] = []  # (B, k) of a step with those before it, from itself backwards
+        self.known = torch.zeros(len(weight), dtype=torch.long, device=weight.device)  # how many of them count
+        self.least = weight.new_full((len(weight),), torch.inf)  # error
 
     def select(self, index: Tensor) -> None:
         """Keep some of the problems."""
-        self.points, self.steps = self.points[index], self.steps[index]
-        self.highest, self.known = self.highest[index], self.known[index]
+        self.weight, self.known, self.least = self.weight[index], self.known[index], self.least[index]
+        for part in (self.steps, self.ends, self.products):
+            part[:] = [t[index] for t in part]
 
-    def next(self, x: Tensor, r: Tensor, weight: Tensor, dual: Tensor) -> Tensor:
-        """Where to go from x, whose step is r and whose dual is given: the plain step before, if the dual fell."""
-        dr, dx = r[:, None] - self.steps, x[:, None] - self.points
-        ages = (self.count - 1 - torch.arange(MEMORY, device=x.device)) % MEMORY
-        if self.count - self.begun < MEMORY:
-            void = (ages >= self.known[:, None])[..., None]
-            dr, dx = dr.masked_fill_(void, 0), dx.masked_fill_(void, 0)
-        weighted = dr * weight[:, None]
-        N, c = (weighted @ dr.mT).double(), (weighted @ r[..., None]).double()
-        ridge = RIDGE * N.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-300
-        N = N + torch.diag_embed(ridge[:, None].expand(N.shape[:-1]))
-        gamma = torch.linalg.solve(N, c).to(x.dtype)
-        to = torch.add(x, r, alpha=self.length).sub_((gamma.mT @ dx.add_(dr, alpha=self.length))[:, 0])
+    def next(self, x: Tensor, r: Tensor, error: Tensor) -> Tensor:
+        """Where to go from x, whose step is r and whose error is given: the plain step before, if that grew."""
+        end, heavy = torch.add(x, r, alpha=self.length), self.weight * r
+        steps, ends = [r, *self.steps], [end, *self.ends]
+        self.products.insert(0, torch.stack([_dot(heavy, s) for s in steps], -1))
+        shares = self._shares(len(steps))
+        to = end * shares[:, :1]
+        for c, other in enumerate(self.ends, 1):
+            to.addcmul_(other, shares[:, c : c + 1])
         self.known = self.known + 1
-        astray = dual < self.highest - self.grain * self.highest.abs()
-        self.highest = dual
+        astray = error > ASTRAY * self.least
+        self.least = torch.minimum(self.least, error)
         if bool(astray.any()):
-            last = (self.count - 1) % MEMORY
-            to = torch.where(astray[:, None], self.points[:, last] + self.steps[:, last], to)
-            self.highest = torch.where(astray, -torch.inf, dual)
-            self.known, self.begun = torch.where(astray, 0, self.known), self.count + 1
-        self.points[:, self.count % MEMORY], self.steps[:, self.count % MEMORY] = x, r
-        self.count += 1
+            plain = torch.add(self.ends[0], self.steps[0], alpha=1 - self.length)
+            to = torch.where(astray[:, None], plain, to)
+            self.least = torch.where(astray, torch.inf, self.least)
+            self.known = torch.where(astray, 0, self.known)
+        self.steps, self.ends, self.products = steps[:MEMORY], ends[:MEMORY], self.products[:MEMORY]
         return to
+
+    def _shares(self, count: int) -> Tensor:
+        """The coefficients (B, count), of sum 1, that minimise the combined step."""
+        # Products of all pairs, and from them those of the differences to the newest.
+        rows = [torch.nn.functional.pad(p, (c, count - c - p.shape[-1])) for c, p in enumerate(self.products)]
+        half = torch.stack(rows, -2).double()
+        pairs = half + half.mT - torch.diag_embed(half.diagonal(dim1=-2, dim2=-1))
+        c = pairs[:, 0, :1] - pairs[:, 0, 1:]
+        N = pairs[:, :1, :1] - pairs[:, :1, 1:] - pairs[:, 1:, :1] + pairs[:, 1:, 1:]
+        if count == 1:
+            return torch.ones_like(self.products[0])
+        void = torch.arange(1, count, device=N.device) > self.known[:, None]
+        N, c = N.masked_fill(void[:, None] | void[..., None], 0), c.masked_fill(void, 0)
+        ridge = RIDGE * N.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + 1e-300
+        gamma = torch.linalg.solve(N + torch.diag_embed(ridge.expand_as(c)), c)
+        return torch.cat((1 - gamma.sum(-1, keepdim=True), gamma), -1).to(self.products[0].dtype)
