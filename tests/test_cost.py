@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barrow import Dense, DensePlan, GibbsPlan, Points, SparsePlan, Tree
+from barrow.cost import points
+from problems import cloud
 
 F64 = torch.float64
 # Root 0; inner nodes 3 and 5; leaves 1, 2, 4, 6, 7.
@@ -339,3 +341,37 @@ def test_lengths_are_learnable():
     assert torch.autograd.gradcheck(lambda w: Tree(PARENT, w).dense(), (length,))
     (gradient,) = torch.autograd.grad(Tree(PARENT, length).dense().sum(), length)
     assert (gradient[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize(("p", "norm"), [(2, 2), (1, 2), (1.5, 2), (1, 1), (2, math.inf), (3, 1)])
+@pytest.mark.parametrize("d", [1, 3, 40])
+def test_single_precision_on_the_cpu_is_the_core_s(p, norm, d, monkeypatch):
+    """Points, potentials and answers in float32, moved far from the origin: as near to float64 as float32 is."""
+
+    def never(*_):
+        raise AssertionError("a matrix was made")
+
+    monkeypatch.setattr(points, "blockwise_soft_c_transform", never)
+    x, y = (cloud(3, n, d, seed=n).float() + 100 for n in (50, 70))
+    h = cloud(3, 70, seed=1).float()
+    h[:, 3] = -math.inf
+    exact = Points(x.double(), y.double(), p, norm)
+    for epsilon in (0.5, torch.tensor([0.1, 1.0, 10.0])):
+        found = Points(x, y, p, norm).soft_c_transform(h, epsilon)
+        wanted = exact.soft_c_transform(h.double(), epsilon.double() if isinstance(epsilon, torch.Tensor) else epsilon)
+        assert found.dtype == torch.float32
+        size = wanted.abs() + (epsilon[:, None] if isinstance(epsilon, torch.Tensor) else epsilon)
+        assert ((found - wanted).abs() <= 4e-6 * size).all()
+    hard = Points(x, y, p, norm).c_transform(h)
+    assert hard.dtype == torch.float32
+    wanted = exact.c_transform(h.double())
+    assert ((hard - wanted).abs() <= (1e-6 if d > 1 else 1e-4) * (1 + wanted.abs())).all()
+
+
+def test_single_precision_still_has_gradients():
+    x = cloud(5, 2, seed=0).float().requires_grad_()
+    y, h = cloud(6, 2, seed=1).float(), cloud(6, seed=2).float()
+    (slope,) = torch.autograd.grad(Points(x, y).softmin(h, 0.5, -1).sum(), x)
+    double = x.detach().double().requires_grad_()
+    (wanted,) = torch.autograd.grad(Points(double, y.double()).softmin(h.double(), 0.5, -1).sum(), double)
+    assert torch.allclose(slope.double(), wanted, rtol=1e-5, atol=1e-5)

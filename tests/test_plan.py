@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from barrow import DensePlan, GibbsPlan, Plan, Points, SparsePlan
+from problems import cloud
 
 F64 = torch.float64
 N, M = 5, 4
@@ -168,3 +169,16 @@ def test_only_real_tensors_are_moved(make):
         make() @ [1.0, 1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match="must be floating point"):
         make() @ torch.arange(M)
+
+
+def test_gibbs_plans_in_single_precision_are_swept():
+    x, y = (cloud(n, 3, seed=n).float() for n in (50, 70))
+    u, v, V = cloud(50, seed=1).float(), cloud(70, seed=2).float(), cloud(70, 2, seed=3).float()
+    found, exact = (
+        GibbsPlan(Points(x, y), u, v, 0.5),
+        GibbsPlan(Points(x.double(), y.double()), u.double(), v.double(), 0.5),
+    )
+    assert (found @ V).dtype == torch.float32
+    assert torch.allclose((found @ V).double(), exact @ V.double(), rtol=1e-6, atol=1e-6)
+    for one, other in zip(found.marginals(), exact.marginals(), strict=True):
+        assert torch.allclose(one.double(), other, rtol=1e-6)

@@ -287,8 +287,9 @@ class GibbsPlan(_Blockwise):
         cost = self.cost
         if isinstance(cost, Points) and cost.launched(self.u, self.v, v):
             return device_gibbs.gibbs_times(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm, v)
-        if isinstance(cost, Points) and cost.swept(self.u, self.v, v):
-            return gibbs.gibbs_times(cost.x, cost.y, self.u, self.v, self.epsilon, cost.p, cost.norm, v)
+        if isinstance(cost, Points) and (cost.swept(self.u, self.v, v) or cost.single(self.u, self.v, v)):
+            u, w, V = (t.double() for t in (self.u, self.v, v))
+            return gibbs.gibbs_times(cost.x, cost.y, u, w, self.epsilon, cost.p, cost.norm, V).to(v.dtype)
         if isinstance(cost, Dense) and cost.swept(self.u, self.v, v):
             return gibbs.matrix_gibbs_times(cost.C, self.u, self.v, self.epsilon, v)
         return None

@@ -116,6 +116,8 @@ class Points(Cost):
                 return pairs.matrix_c_transform(self.matrix, h)
             if self.swept(h) and self.p <= 32:  # more is too much for single precision
                 return pairs.c_transform(self.x, self.y, h, self.p, self.norm, where)
+            if self.single(h) and self.p <= 32:
+                return pairs.c_transform(self.x, self.y, h.double(), self.p, self.norm, where).to(self.dtype)
             return blockwise_c_transform(self, h)
         batch = torch.broadcast_shapes(h.shape[:-1], self.batch_shape)
         u, v = (t[..., 0] for t in self.coordinates)
@@ -125,7 +127,12 @@ class Points(Cost):
     def soft_c_transform(self, h: Tensor, epsilon: Tensor | float) -> Tensor:
         if self.launched(h) and (isinstance(epsilon, Tensor) or gibbs.in_range(epsilon)):
             return point_softmin(self.x, self.y, h, epsilon, self.p, self.norm)
-        if not self.swept(h, *(t for t in (epsilon,) if isinstance(t, Tensor))) or not gibbs.in_range(epsilon):
+        others = h, *(t for t in (epsilon,) if isinstance(t, Tensor))
+        if self.single(*others) and gibbs.in_range(epsilon):
+            precision = torch.float32 if self.p in (1, 2) else torch.float64  # other powers are coarse in single
+            soft = gibbs.soft_c_transform(self.x, self.y, h.double(), epsilon, self.p, self.norm, precision)
+            return soft.to(self.dtype)
+        if not self.swept(*others) or not gibbs.in_range(epsilon):
             return blockwise_soft_c_transform(self, h, epsilon)
         if "matrix" in self.__dict__ and self.d > MEMORY:
             return gibbs.matrix_soft_c_transform(self.matrix, h, epsilon)
@@ -189,6 +196,10 @@ class Points(Cost):
     def swept(self, *others: Tensor) -> bool:
         """Whether the core does it: it computes in float64."""
         return self.dtype == torch.float64 and pairs.swept(self.x, self.y) and (not others or pairs.swept(*others))
+
+    def single(self, *others: Tensor) -> bool:
+        """Whether the core does it for entries in single precision: the answer is rounded, the core computes better."""
+        return self.dtype == torch.float32 and pairs.swept(self.x, self.y, *others)
 
     def launched(self, *others: Tensor) -> bool:
         """Whether the kernels of a device do it, in the precision of the entries; ``others`` are in that precision."""
