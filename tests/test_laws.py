@@ -919,3 +919,35 @@ def test_every_kind_has_a_value_of_the_shape_of_its_batch():
         known = draw_kind(4)
         assert known.value.shape == known.problem.batch_shape
         assert known.value.dtype == F64
+
+
+def gaussian_on_a_grid(side, mean, covariance):
+    """Points and weights: the rule of equal weights is exact for densities as smooth as these, to rounding."""
+    axes = torch.meshgrid(*(side for _ in mean), indexing="ij")
+    z = torch.stack([t.flatten() for t in axes], -1)
+    density = torch.distributions.MultivariateNormal(mean, covariance).log_prob(z).exp()
+    keep = density > 1e-16 * density.max()
+    return z[keep], density[keep] / density[keep].sum()
+
+
+def root(S):
+    values, vectors = torch.linalg.eigh(S)
+    return (vectors * values.sqrt()) @ vectors.mT
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.5, 5.0, 50.0])
+@pytest.mark.parametrize("d", [1, 2])
+def test_gaussians_with_entropy(d, epsilon):
+    """Janati, Muzellec, Peyre and Cuturi 2020, theorem 1, with sigma^2 = epsilon / 2."""
+    side = torch.linspace(-4, 4, 401 if d == 1 else 33, dtype=F64)
+    A = torch.tensor([[0.5, 0.1], [0.1, 0.3]], dtype=F64)[:d, :d]
+    B = torch.tensor([[0.3, -0.1], [-0.1, 0.6]], dtype=F64)[:d, :d]
+    mean = torch.tensor([0.4, -0.2], dtype=F64)[:d]
+    (x, a), (y, b) = gaussian_on_a_grid(side, torch.zeros_like(mean), A), gaussian_on_a_grid(side, mean, B)
+    half, s = root(A), epsilon / 2
+    D = root(4 * half @ B @ half + s**2 * torch.eye(d, dtype=F64))
+    known = mean.square().sum() + (A + B - D).trace() + d * s * (1 - math.log(epsilon))
+    known = known + s * torch.logdet(D + s * torch.eye(d, dtype=F64))
+    s = barrow.solve(barrow.Problem(barrow.Points(x, y), a, b, epsilon=epsilon), barrow.Sinkhorn(tol=1e-5))
+    assert s.bounds.lower - 1e-5 <= known <= s.bounds.upper + 1e-5
+    assert abs(s.value - known) <= 2e-5 * known.abs().clamp_min(1)

@@ -31,6 +31,8 @@ struct Sides {
     }
 };
 
+constexpr double LONGEST = 2e7;  // entries of a list: 160 MB, and as much again while two lists are joined
+
 // Searches problem k, whose kernel make(k, threads) builds, from g, and files the potentials. `price` is that of an entry of a
 // list, in pairs of a pass.
 template <class Make>
@@ -48,8 +50,8 @@ void search(const Sides& sides, double epsilon, bool symmetric, bool fine, const
     const int each = threads_each(batch, threads);
     run(batch, threads, terms, [&](std::int64_t k, Monitor& monitor) {
         const double* option = options.data() + k * 4;  // start_epsilon, error, tol, mean_cost
-        // A list costs its making too.
-        const double longest = std::min(0.05, 0.5 / price);
+        // A list costs its making too, and memory.
+        const double longest = std::min({0.05, 0.5 / price, LONGEST / (double(n) * double(m))});
         const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], max_steps, !fine, each, longest, price};
         SinkhornOutput out{f.data() + k * n, g.data() + k * m, 0, 0, 0};
         const std::unique_ptr<Gibbs> gibbs = make(k, each);

@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
         low, high = (float(t) for t in torch.aminmax(C))
         if not high - low < REACH * epsilon:
             return None
-        return cls(((low - C) / epsilon).exp(), epsilon, low, (high - low) / epsilon)
+        return cls((low - C).div_(epsilon).exp_(), epsilon, low, (high - low) / epsilon)
 
     @property
     def T(self) -> Kernel:
