@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
-import importlib.metadata
 import math
 import statistics
 import subprocess
@@ -31,9 +30,9 @@ from rich.table import Table
 from torch import Tensor
 
 import barrow
+from benchmarks.harness import ABSENT, version_of
 
 HERE = Path(__file__).parent
-ABSENT = "not installed"
 SHORT, LONG = 8, 40  # iterations of the two runs whose difference tells what one costs
 LIMIT = 30.0  # seconds beyond which no more effort is tried
 
@@ -113,10 +112,7 @@ class Contender:
 
     @property
     def version(self) -> str:
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return ABSENT
+        return version_of(self.package)
 
 
 # -- contenders --------------------------------------------------------------------------------------------------------

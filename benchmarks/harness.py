@@ -23,6 +23,14 @@ HERE = Path(__file__).parent
 ABSENT = "not installed"
 
 
+def version_of(package: str) -> str:
+    """What is installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ABSENT
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What distinguishes one input of a case from another."""
@@ -81,10 +89,7 @@ class Contender:
 
     @property
     def version(self) -> str:
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return ABSENT
+        return version_of(self.package)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,3 +170,17 @@ def test_rough_products_change_nothing_in_the_end(bfloats, monkeypatch):
         s = barrow.solve(problem, Sinkhorn(tol=tol))
         check_truth_inside(*s.bounds, Known(problem, one_by_one(problem, 1e-11)))
         assert ((s.bounds.upper - s.bounds.lower) <= 1.01 * tol * s.bounds.upper).all()
+
+
+def test_rough_products_that_are_too_rough_are_given_up(monkeypatch):
+    monkeypatch.setattr(scaling, "_multiplies_bfloats", lambda: True)
+    monkeypatch.setattr(scaling, "ROUGH", -1.0)
+    s = barrow.solve(asked(), Sinkhorn(tol=1e-3))
+    assert scaling.ROUGHLY < int(s.steps.min()) <= int(s.steps.max()) < 100
+
+
+def test_what_single_precision_cannot_tell_is_left_to_double(monkeypatch):
+    """Errors asked for that are below those that single precision makes up."""
+    monkeypatch.setattr("barrow.solvers.sinkhorn.target_error", lambda tol: 1e-9)
+    s = barrow.solve(asked(), Sinkhorn(tol=1e-3))
+    assert int(s.steps.max()) < 300

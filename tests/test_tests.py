@@ -53,7 +53,7 @@ def solved(name):
     return barrow.solve(known.problem, solver), known, tol
 
 
-def red(solution, known, tol):
+def assert_red(solution, known, tol):
     with pytest.raises(AssertionError):
         check_solution(solution, known, tol)
 
@@ -77,8 +77,8 @@ def test_the_right_answer_is_green(name):
 @pytest.mark.parametrize("factor", [1 + 1e-3, 1 - 1e-3])
 def test_a_value_off_by_a_thousandth(name, factor):
     s, known, tol = solved(name)
-    red(dataclasses.replace(s, value=first(s.value, lambda v: v * factor)), known, tol)
-    red(s, dataclasses.replace(known, value=first(known.value, lambda v: v * factor)), tol)
+    assert_red(dataclasses.replace(s, value=first(s.value, lambda v: v * factor)), known, tol)
+    assert_red(s, dataclasses.replace(known, value=first(known.value, lambda v: v * factor)), tol)
     with pytest.raises(AssertionError):
         check_value(s.value * factor, known, tol)
 
@@ -86,7 +86,7 @@ def test_a_value_off_by_a_thousandth(name, factor):
 @every
 def test_a_value_of_another_dtype_or_shape(name):
     s, known, tol = solved(name)
-    red(dataclasses.replace(s, value=s.value.to(torch.float16)), known, tol)
+    assert_red(dataclasses.replace(s, value=s.value.to(torch.float16)), known, tol)
     with pytest.raises(AssertionError):
         check_value(s.value[None], known, tol)
 
@@ -97,7 +97,7 @@ def test_a_bracket_that_misses_the_truth(name, sign):
     s, known, tol = solved(name)
     off = sign * 1e-3 * known.value.abs()
     bounds = barrow.Bounds(s.bounds.lower + off, s.bounds.upper + off)
-    red(dataclasses.replace(s, bounds=bounds), known, tol)
+    assert_red(dataclasses.replace(s, bounds=bounds), known, tol)
     with pytest.raises(AssertionError):
         check_truth_inside(*bounds, known)
 
@@ -106,10 +106,10 @@ def test_a_bracket_that_misses_the_truth(name, sign):
 def test_a_bracket_of_nan_or_too_wide(name):
     s, known, tol = solved(name)
     lower, upper = s.bounds
-    red(dataclasses.replace(s, bounds=barrow.Bounds(lower * math.nan, upper)), known, tol)
-    red(dataclasses.replace(s, bounds=barrow.Bounds(lower, upper * math.nan)), known, tol)
+    assert_red(dataclasses.replace(s, bounds=barrow.Bounds(lower * math.nan, upper)), known, tol)
+    assert_red(dataclasses.replace(s, bounds=barrow.Bounds(lower, upper * math.nan)), known, tol)
     wide = dataclasses.replace(s, bounds=barrow.Bounds(lower - 1e-2 * lower.abs(), upper + 1e-2 * upper.abs()))
-    red(wide, known, tol)
+    assert_red(wide, known, tol)
     with pytest.raises(AssertionError):
         check_gap(wide, known, tol)
 
@@ -117,7 +117,7 @@ def test_a_bracket_of_nan_or_too_wide(name):
 @every
 def test_a_status_that_is_not_convergence(name):
     s, known, tol = solved(name)
-    red(dataclasses.replace(s, codes=first(s.codes, lambda c: c * 0 + Status.gap.code)), known, tol)
+    assert_red(dataclasses.replace(s, codes=first(s.codes, lambda c: c * 0 + Status.gap.code)), known, tol)
 
 
 @every
@@ -127,7 +127,7 @@ def test_a_plan_with_a_wrong_marginal(name):
     wrong = P.clone()
     i, j = divmod(int(P.flatten(-2).reshape(-1, P.shape[-1] * P.shape[-2])[0].argmax()), P.shape[-1])
     wrong[..., i, j] *= 1.02
-    red(dataclasses.replace(s, plan=barrow.DensePlan(wrong)), known, tol)
+    assert_red(dataclasses.replace(s, plan=barrow.DensePlan(wrong)), known, tol)
     if known.problem.balanced:
         with pytest.raises(AssertionError):
             check_plan(wrong, known.problem, 1e-6)
@@ -141,7 +141,7 @@ def test_a_plan_with_a_negative_entry(name):
     t = 1.1 * P.max()
     for i, j, sign in ((0, 0, -1), (0, 1, 1), (1, 0, 1), (1, 1, -1)):
         P[..., i, j] += sign * t
-    red(dataclasses.replace(s, plan=barrow.DensePlan(P)), known, tol)
+    assert_red(dataclasses.replace(s, plan=barrow.DensePlan(P)), known, tol)
     with pytest.raises(AssertionError):
         check_plan(P, known.problem, 1e-6)
 
@@ -151,7 +151,7 @@ def test_the_independent_coupling_is_not_optimal(name):
     s, known, tol = solved(name)
     a, b = (w.expand(*known.problem.batch_shape, w.shape[-1]) for w in (known.problem.a, known.problem.b))
     P = a[..., :, None] * b[..., None, :] / b.sum(-1)[..., None, None]
-    red(dataclasses.replace(s, plan=barrow.DensePlan(P)), known, tol)
+    assert_red(dataclasses.replace(s, plan=barrow.DensePlan(P)), known, tol)
     with pytest.raises(AssertionError):
         check_complementary(P, s.f, s.g, s.value, known.problem, torch.tensor(1e-6))
     if known.plan is not None:
@@ -166,17 +166,17 @@ def test_infeasible_or_wrong_potentials(name):
     for step in (1e-2, -1e-2, math.nan):
         f = s.f.clone()
         f[..., heavy] += step * (1 + f[..., heavy].abs())
-        red(dataclasses.replace(s, f=f), known, tol)
+        assert_red(dataclasses.replace(s, f=f), known, tol)
         with pytest.raises(AssertionError):
             check_potentials(f, s.g, s.value, known.problem)
-    red(dataclasses.replace(s, g=s.g * 1.01 + 0.01), known, tol)
+    assert_red(dataclasses.replace(s, g=s.g * 1.01 + 0.01), known, tol)
 
 
 def test_an_infeasible_potential_of_an_atom_without_mass():
     s, known, tol = solved("zero weights")
     f = s.f.clone()
     f[-1] += 5  # a[-1] is 0: the dual objective does not notice
-    red(dataclasses.replace(s, f=f), known, tol)
+    assert_red(dataclasses.replace(s, f=f), known, tol)
 
 
 def test_mass_on_an_atom_without_mass():
@@ -292,5 +292,5 @@ def test_a_solver_of_another_problem_is_caught_by_the_product():
     C = uniform(6, 7, seed=0)
     known = Known(Problem(Dense(C)), torch.tensor(lp(C, *(torch.full((k,), 1 / k) for k in (6, 7)))[0]).double(), 1e-6)
     check_solution(barrow.solve(known.problem), known, 1e-9)
-    red(barrow.solve(Problem(Dense(C + 1e-3 * uniform(6, 7, seed=1)))), known, 1e-9)
-    red(barrow.solve(Problem(Dense(C), dirichlet(6, seed=1))), known, 1e-9)
+    assert_red(barrow.solve(Problem(Dense(C + 1e-3 * uniform(6, 7, seed=1)))), known, 1e-9)
+    assert_red(barrow.solve(Problem(Dense(C), dirichlet(6, seed=1))), known, 1e-9)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from barrow.cost.kernel import SINGLE, Kernel
-from barrow.ops.sinkhorn import SETTLED, STEP_LIMIT, TIME_LIMIT, Aim, Found, Sides
+from barrow.ops.sinkhorn import ROUNDED, SETTLED, STEP_LIMIT, TIME_LIMIT, Aim, Found, Sides
 from barrow.solvers.base import Watch
 
 LENGTH = 1.7  # of a step, where 1 is the plain one and from 2 on nothing decays
@@ -23,8 +23,12 @@ MEMORY = 2  # steps that the acceleration looks back to
 RIDGE = 1e-3  # of its normal equations
 SAFE = 3  # how much more than it looks a gap may be: a second search costs more than a few iterations
 STAY = 0.9  # settled problems leave when no larger share is left
+FALL = 0.7  # an error that is less than this share of the least so far has fallen
 ASTRAY = 4  # how much larger than the least an error may become before acceleration begins anew
-ROUGH = 0.01  # errors above are found as well by products in bfloat16
+ROUGH = 0.01  # errors above are found as well by products in bfloat16,
+ROUGHLY = 16  # which are given up after so many iterations all the same: they may be worse than that
+GRAIN = 3e-5  # errors that single precision may make up,
+PATIENCE = 10  # if they do not fall in so many iterations
 
 
 def scaling(
@@ -45,7 +49,7 @@ def scaling(
     want = [t.to(dtype) for t in (aim.error, aim.tol, aim.mean_cost / epsilon)]
     mixing = _Mixing(cols.weight, TOGETHER if symmetric else LENGTH)
     active = torch.arange(len(g), device=g.device)
-    running = torch.ones_like(active, dtype=torch.bool)
+    running, idle = torch.ones_like(active, dtype=torch.bool), torch.zeros_like(active)
     found = Found(torch.empty_like(sides.a), torch.empty_like(g), active.clone(), active.clone(), aim.error.clone())
     rough = dtype == torch.float32 and K.device.type == "cpu" and _multiplies_bfloats()
     factor = K.bfloat16() if rough else K
@@ -67,18 +71,20 @@ def scaling(
         if not (symmetric or (rows.hard and cols.hard)):
             level = _translation(rows, cols, phi, stepped)
             phi, stepped = phi + level, stepped - level
-        ends = running if last else running & close
+        idle = torch.where((error < FALL * mixing.least) | (error > GRAIN), 0, idle + 1)
+        rounded = (idle >= PATIENCE) & ~close if dtype == torch.float32 else torch.zeros_like(close)
+        ends = running if last else running & (close | rounded)
         if last or (not rough and bool(ends.any())):
             here = active[ends]
             pair = (x + stepped,) * 2 if symmetric else (phi, stepped)
             for room, t in zip(found[:2], pair, strict=True):
                 room[here] = t[ends].double() * (epsilon / 2 if symmetric else epsilon)
-            unsettled = TIME_LIMIT if late else STEP_LIMIT
-            found.code[here] = torch.where(close[ends], STEP_LIMIT if rough else SETTLED, unsettled)
+            unsettled = torch.where(rounded, ROUNDED, TIME_LIMIT if late else STEP_LIMIT)
+            found.code[here] = torch.where(close & (not rough), SETTLED, unsettled)[ends]
             found.steps[here], found.error[here] = count, error[ends].double()
             running = running & ~ends
         x = mixing.next(x, stepped - x, error)
-        if rough and bool(error.median() <= ROUGH):
+        if rough and (count == ROUGHLY or bool(error.median() <= ROUGH)):
             rough, factor = False, K
         left = running.nonzero()[:, 0]
         if len(left) == 0:
@@ -86,7 +92,7 @@ def scaling(
         if len(left) <= STAY * len(active):
             mixing.select(left)
             rows, cols = rows.select(left), cols.select(left)
-            x, active, running, want = x[left], active[left], running[left], [t[left] for t in want]
+            x, active, running, idle, want = x[left], active[left], running[left], idle[left], [t[left] for t in want]
     return found
 
 
