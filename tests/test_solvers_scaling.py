@@ -8,6 +8,7 @@ import torch
 import barrow
 from barrow import Dense, Problem, Sinkhorn, Status
 from barrow.cost.kernel import REACH, SINGLE, Kernel
+from barrow.ops.sinkhorn import ROUNDED
 from barrow.solve import attempt
 from barrow.solvers import scaling
 from problems import F64, Known, check_truth_inside, cloud, dirichlet, uniform
@@ -181,6 +182,20 @@ def test_rough_products_that_are_too_rough_are_given_up(monkeypatch):
 
 def test_what_single_precision_cannot_tell_is_left_to_double(monkeypatch):
     """Errors asked for that are below those that single precision makes up."""
-    monkeypatch.setattr("barrow.solvers.sinkhorn.target_error", lambda tol: 1e-9)
-    s = barrow.solve(asked(), Sinkhorn(tol=1e-3))
-    assert int(s.steps.max()) < 300
+    codes = []
+    search = scaling.scaling
+
+    def watched(*arguments, **options):
+        found = search(*arguments, **options)
+        codes.append((options["fine"], set(found.code.tolist())))
+        return found
+
+    monkeypatch.setattr("barrow.solvers.sinkhorn.scaling", watched)
+    monkeypatch.setattr("barrow.solvers.sinkhorn.target_error", lambda tol: 1e-12)
+    C = cost(200, 200)
+    problem = Problem(Dense(C), dirichlet(B, 200, seed=1), dirichlet(B, 200, seed=2), epsilon=float(C.max()) / 50)
+    s = attempt(problem, Sinkhorn(tol=5e-5, max_steps=500))
+    assert s.status == [Status.converged] * B
+    assert not codes[0][0]
+    assert ROUNDED in codes[0][1]
+    assert int(s.steps.max()) < 400
