@@ -33,6 +33,7 @@ struct SinkhornOptions {
     double error;              // the share of the mass that the columns may have wrong in the end, at most,
     double tol;                // and so much that the relative gap between the bounds is likely below this
     double mean_cost;          // of the independent coupling: what a unit of misplaced mass may cost
+    double decay;              // what the first step at the target is likely to leave of the error of where it starts, if known, else 1
     std::int64_t max_steps;    // passes
     bool single = true;        // passes are in single precision, which cannot tell small errors
     int threads = 1;
@@ -46,19 +47,19 @@ struct SinkhornOutput {
     double error;
 };
 
-// Errors that fall no more, and are as small as those that single precision makes up.
+// Errors that fall no more, though as small as those that single precision may make up: the more so the larger costs are.
 class Lull {
 public:
     bool lasts(double error) {
-        if (error > GRAIN) return false;
+        if (error > COARSE) return false;
         idle_ = error < 0.7 * least_ ? 0 : idle_ + 1;
         least_ = std::min(least_, error);
-        return idle_ >= PATIENCE;
+        return idle_ >= (error > GRAIN ? LONG : SHORT);
     }
 
 private:
-    static constexpr double GRAIN = 3e-5;
-    static constexpr int PATIENCE = 4;
+    static constexpr double GRAIN = 3e-5, COARSE = 1e-3;
+    static constexpr int SHORT = 4, LONG = 25;
     double least_ = std::numeric_limits<double>::infinity();
     int idle_ = 0;
 };
@@ -84,8 +85,8 @@ public:
         double highest = -infinity;
         std::vector<double> earlier;  // column potentials at the epsilon before
         double earlier_epsilon = 0;
-        int rejected = 0, retreats = 0, stayed = 0, effort = 1;
-        double before = infinity;  // the error when the list was last used
+        int rejected = 0, retreats = 0, stayed = 0, effort = 1, tried = 0, climbs = 0, held = 0;
+        double arrived = 1, hold = HOLD, before = infinity;  // the error when the list was last used
         Lull lull;
         out.code = sinkhorn_step_limit;
         for (out.steps = 0; out.steps < options_.max_steps;) {
@@ -97,7 +98,7 @@ public:
                 return;
             }
             monitor.tell("passes", out.steps);
-            if (last && good()) {
+            if (last && good(out.steps == 1 ? std::min(CAUTION * options_.decay, 1.0) : 1.0)) {
                 out.code = settled;
                 break;
             }
@@ -110,18 +111,28 @@ public:
                 out.code = sinkhorn_rounded;
                 break;
             }
-            if (last && out.steps == 1 && error_ > CLOSE) {  // too far for the target: a few levels down to it are shorter
+            if (last && ++tried == 1) arrived = error_;
+            if (last && (out.steps == 1 ? error_ > CLOSE : tried == TRIAL && error_ > CLOSE * arrived) && climbs < CLIMBS) {
+                // Too far for the target: levels down to it are shorter, taken more seriously each time.
                 g_ = stepped_;
-                epsilon = target * LEVELS;
+                epsilon = target * std::pow(LEVELS, out.steps == 1 ? 1 : ++climbs);
+                if (climbs) hold = SETTLED;
+                tried = 0;
+                anderson.clear();
+                highest = -infinity;
+                list_ = ShortList(a_, b_, options_.threads);
                 continue;
             }
+            const double unsure = options_.single ? GRAIN * epsilon * mass_ : 1e-13 * std::fabs(dual_);
+            // Many passes over few pairs: a list of all of them is solved by better steps.
+            if (tried >= SLOW && double(n_) * m_ <= FEW) all_ = true;
             if (listing_.full || listing_.entries.col.empty()) {  // too many entries matter: passes themselves are the steps
                 if (!last) {
                     g_ = stepped_;
-                    if (error_ <= HOLD) epsilon = std::max(epsilon * ratio, target);
+                    if (error_ <= hold || ++held >= PATIENCE) epsilon = std::max(epsilon * ratio, target), held = 0;
                     continue;
                 }
-                if (dual_ < highest - 1e-13 * std::fabs(highest) && !anderson.empty()) {  // acceleration went astray
+                if (dual_ < highest - unsure && !anderson.empty()) {  // acceleration went astray
                     g_ = anderson.plain();
                     anderson.clear();
                     highest = -infinity;
@@ -133,7 +144,7 @@ public:
                 continue;
             }
             const bool same = list_.size() > 0 && list_.epsilon() == epsilon;
-            if (same && last && dual_ < list_.dual - 1e-13 * std::fabs(list_.dual)) {
+            if (same && last && dual_ < list_.dual - unsure) {
                 // The list missed what mattered: add that, and go on from where it began.
                 list_.join(f_, g_, listing_.entries);
                 if (++rejected >= 2 + 3 * retreats) {
@@ -149,8 +160,11 @@ public:
                 list_.dual = dual_, list_.error = error_;
             }
             const double share = double(list_.size()) / (double(n_) * m_);
-            // What remains are modes that the list itself is slow at: mass that only small entries let through.
-            if (same && last && error_ > HALF * before) effort = std::min(4 * effort, MOST);
+            // What remains are modes that the list is slow at, or does not have: mass that only small entries let through.
+            if (same && last && error_ > HALF * before) {
+                effort = std::min(4 * effort, MOST);
+                bar_ = std::max(bar_ / 100, FAINT);
+            }
             before = error_;
             const int most = std::min(effort * std::clamp(int(2 / (share * options_.list_price)), 10, 400), MOST);
             const double settle = last ? std::max(INNER * list_.error, 1e-13) : LEVEL;
@@ -176,18 +190,27 @@ private:
     static constexpr double RATIO = 0.25;   // from one epsilon to the next
     static constexpr double HOLD = 0.25;    // a level is left when no more of the mass is wrong
     static constexpr double ENTER = 0.3;    // the same, seen before the list was settled
-    static constexpr double CLOSE = 0.05;   // a start is at once of use at the target
+    static constexpr double CLOSE = 0.5;    // a start is at once of use at the target, if no more of the mass is wrong
     static constexpr double LEVELS = 16;    // and otherwise from so many times the target on
     static constexpr double LEVEL = 0.01;   // a list is settled, on the way
     static constexpr double INNER = 0.05;   // and at the target, relative to the pass before
     static constexpr double SAFE = 2;       // how much more than it looks a gap may be
+    static constexpr double CAUTION = 2;    // how much less than foretold an error may decay
+    static constexpr double GRAIN = 1e-6;   // of a dual in single precision, in epsilon
     static constexpr double HALF = 0.5;     // a pass that leaves more of the error was not worth it
+    static constexpr double SETTLED = 0.02; // a level is left, once levels left early did not lead to the target
+    static constexpr double FEW = 4e6;      // pairs, all of which may be listed
+    static constexpr double FAINT = 1e-12;  // entries that then are not
+    static constexpr int TRIAL = 8;         // passes that are to show it
+    static constexpr int SLOW = 32;         // passes at the target after which all pairs are listed
+    static constexpr int CLIMBS = 4, PATIENCE = 100;
     static constexpr int MEMORY = 8, STAYS = 6, MOST = 4000;
 
-    // Mass that is misplaced costs no more than by the independent coupling, on average.
-    bool good() const {
-        const double dearer = std::max(options_.mean_cost - dual_ / std::max(mass_, 1e-300), 0.0);
-        return error_ <= options_.error && SAFE * error_ * dearer * mass_ <= options_.tol * std::fabs(dual_);
+    // Mass that is misplaced costs no more than by the independent coupling, on average. The step that was just made leaves the
+    // share `decay` of the error.
+    bool good(double decay) const {
+        const double dearer = std::max(options_.mean_cost - dual_ / std::max(mass_, 1e-300), 0.0), error = decay * error_;
+        return error <= options_.error && SAFE * error * dearer * mass_ <= options_.tol * std::fabs(dual_);
     }
 
     // Row potentials from g_, the masses w_ and q_ of rows and columns, the plain step of the columns, the dual, the error.
@@ -195,13 +218,13 @@ private:
         const double sharp = 1 / (epsilon * LN2), full_a = a_.share(epsilon), full_b = b_.share(epsilon);
         for (std::int32_t j = 0; j < m_; ++j)
             H_[j] = b_.present(j) ? g_[j] * sharp + std::log2(b_.reference[j]) : -infinity;
-        listing_.bar = bar_;
+        listing_.bar = all_ ? FAINT : bar_;
         listing_.row = a_.weight, listing_.col = b_.weight;
-        listing_.most = std::int64_t(options_.list_share * n_ * m_);
+        listing_.most = all_ ? std::int64_t(n_) * m_ : std::int64_t(options_.list_share * n_ * m_);
         listing_.entries = {};
         std::fill(w_.begin(), w_.end(), 0.0);
         // Where too many entries matter, as many do until epsilon is smaller.
-        const bool listed = epsilon < 0.7 * crowded_;
+        const bool listed = all_ || epsilon < 0.7 * crowded_;
         listing_.full = !listed;
         gibbs_.pass(H_.data(), sharp, first_ ? nullptr : guess_.data(),
                     [&](std::int32_t i, double L) {
@@ -236,13 +259,14 @@ private:
 
     // Lists neither much too long nor much too short.
     void adapt(double epsilon) {
+        if (all_) return;
         if (listing_.full) {
             if (bar_ >= 1e-4) crowded_ = epsilon;
             bar_ = std::min(30 * bar_, 1e-4);
             return;
         }
         const double share = double(listing_.entries.col.size()) / (double(n_) * m_);
-        if (share < 0.003) bar_ = std::max(bar_ / 10, 1e-8);
+        if (share < 0.003) bar_ = std::min(bar_, std::max(bar_ / 10, 1e-8));
     }
 
     // Columns that the plan hardly reaches lose their digits in sums of masses: their step is computed from logarithms.
@@ -298,7 +322,7 @@ private:
     ShortList list_;
     Listing listing_{};
     double bar_ = 1e-4, dual_ = 0, error_ = 1, crowded_ = infinity;
-    bool first_ = true;
+    bool first_ = true, all_ = false;  // whether all pairs are listed
 };
 
 // A measure against itself: both potentials are one, and averaging turns the oscillation of plain steps into fast decay, so

@@ -43,16 +43,17 @@ void search(const Sides& sides, double epsilon, bool symmetric, bool fine, const
     const std::size_t batch = f.shape(0), n = f.shape(1), m = g.shape(1);
     sides.require_shapes(batch, n, m);
     require(g.shape(0) == batch && code.shape(0) == batch && steps.shape(0) == batch && error.shape(0) == batch &&
-                options.shape(0) == batch && options.shape(1) == 4,
+                options.shape(0) == batch && options.shape(1) == 5,
             "f, g, code, steps, error and options do not fit the batch");
     require(epsilon > 0, "epsilon must be positive");
     require(!symmetric || n == m, "a measure against itself has as many columns as rows");
     const int each = threads_each(batch, threads);
     run(batch, threads, terms, [&](std::int64_t k, Monitor& monitor) {
-        const double* option = options.data() + k * 4;  // start_epsilon, error, tol, mean_cost
+        const double* option = options.data() + k * 5;  // start_epsilon, error, tol, mean_cost, decay
         // A list costs its making too, and memory.
         const double longest = std::min({0.05, 0.5 / price, LONGEST / (double(n) * double(m))});
-        const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], max_steps, !fine, each, longest, price};
+        const SinkhornOptions chosen{epsilon, option[0], option[1], option[2], option[3], option[4],
+                                     max_steps, !fine, each, longest, price};
         SinkhornOutput out{f.data() + k * n, g.data() + k * m, 0, 0, 0};
         const std::unique_ptr<Gibbs> gibbs = make(k, each);
         if (symmetric) sinkhorn_symmetric(*gibbs, sides.left(k), chosen, monitor, out);

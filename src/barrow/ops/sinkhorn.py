@@ -43,13 +43,15 @@ class Aim(NamedTuple):
 
     The annealing begins at ``epsilon``. The search ends when no more than the share ``error`` of the mass is wrong, and
     so little that the relative gap between the bounds is likely below ``tol``, given the ``mean_cost`` of the
-    independent coupling. It looks at ``max_steps`` passes at most.
+    independent coupling. ``decay`` is the share of the error that a step from the start is likely to leave, 1 if that
+    is not known. It looks at ``max_steps`` passes at most.
     """
 
     epsilon: Tensor
     error: Tensor
     tol: Tensor
     mean_cost: Tensor
+    decay: Tensor
     max_steps: int
 
 
@@ -83,7 +85,7 @@ def sinkhorn(
         listener: told ("passes", done, -1), or ("problems", done, B) of a batch.
 
     >>> w = torch.full((1, 4), 0.25).double()
-    >>> aim = Aim(*(torch.tensor([t]).double() for t in (1.0, 1e-3, 1e-3, 1.0)), 99)
+    >>> aim = Aim(*(torch.tensor([t]).double() for t in (1.0, 1e-3, 1e-3, 1.0, 1.0)), 99)
     >>> x = torch.arange(4.0).double()[None, :, None]
     >>> found = sinkhorn((x, x + 1, 2, 2), Sides(w, w, w, w, (math.inf, math.inf)), 0.1, torch.zeros_like(w), aim)
     >>> bool(found.error <= 1e-3)
@@ -94,7 +96,7 @@ def sinkhorn(
     code, steps = torch.empty(batch, dtype=torch.long), torch.empty(batch, dtype=torch.long)
     error = torch.empty(batch, dtype=torch.float64)
     weights = [t.contiguous() for t in (sides.a, sides.b, sides.r, sides.s)]
-    options = torch.stack([t.expand(batch) for t in aim[:4]], -1).contiguous()
+    options = torch.stack([t.expand(batch) for t in aim[:5]], -1).contiguous()
     rest: Any = (
         *weights,
         epsilon,

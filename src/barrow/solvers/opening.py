@@ -17,31 +17,40 @@ SAMPLE = 64  # rows whose costs stand for all
 
 
 class Opening(NamedTuple):
-    """Column potentials (B, m), the epsilon (B,) that they are good for, the mean cost (B,) of a unit of mass."""
+    """Column potentials (B, m), the epsilon (B,) that they are made for, and the mean cost (B,) of a unit of mass.
+
+    ``decay`` (B,) is what a step at that epsilon is likely to leave of their error: 1 if that is not known.
+    """
 
     g: Tensor
     epsilon: Tensor
     mean_cost: Tensor
+    decay: Tensor
 
 
 def opening(problem: Problem, start: Start | None, *, annealed: bool) -> Opening:
     """Where to begin: at a start or, if the search is ``annealed``, at the potentials of a simpler problem.
 
-    Squared distances: the affine map between Gaussians with the means and covariances of the measures; its residual is
-    small, so annealing may begin at a sixteenth of the spread of the doubly centred cost. Other costs: the mean cost of
-    each column, which is the potential as epsilon grows without bound; annealing begins at half of the spread.
+    Squared distances: the entropic potentials of Gaussians with the means and covariances of the measures; what is not
+    Gaussian is small, so annealing may begin at a sixteenth of the spread of the doubly centred cost. Other costs: the
+    mean cost of each column, which is the potential as epsilon grows without bound; annealing begins at half of the
+    spread.
 
-    Source: Peyre and Cuturi, Computational Optimal Transport, remark 2.31 (Gaussians).
+    Source: Janati, Muzellec, Peyre and Cuturi 2020, theorem 1 (entropic transport of Gaussians).
     """
     cost = problem.cost
     mean = cost.spread(problem.a, problem.b, tight=True) / (problem.a.sum(-1) * problem.b.sum(-1))
     if start is not None or problem.symmetric or not annealed:
-        return Opening(torch.zeros_like(problem.b) if start is None else start.g, torch.zeros_like(mean), mean)
+        g = torch.zeros_like(problem.b) if start is None else start.g
+        return Opening(g, torch.zeros_like(mean), mean, torch.ones_like(mean))
     if isinstance(cost, Points) and cost.p == 2 and cost.norm == 2 and cost.d <= FLAT:
-        g, epsilon = _gaussian(problem, cost)
+        g, epsilon, decay = _gaussian(problem, cost)
     else:
         g, epsilon = _means(problem)
-    return Opening(g.nan_to_num(0, 0, 0), epsilon.nan_to_num(0, 0, 0).clamp_min(problem.epsilon), mean)
+        decay = torch.ones_like(mean)
+    return Opening(
+        g.nan_to_num(0, 0, 0), epsilon.nan_to_num(0, 0, 0).clamp_min(problem.epsilon), mean, decay.nan_to_num(1, 1, 1)
+    )
 
 
 def _moments(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,26 +61,36 @@ def _moments(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, z, z.mT @ (w * z)
 
 
-def _root(S: Tensor) -> tuple[Tensor, Tensor]:
-    """S^(1/2) and S^(-1/2), the latter on the range of S."""
+def _spectrum(S: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (B, d) and eigenvectors of positive semidefinite matrices."""
     values, vectors = torch.linalg.eigh(S)
-    least = 1e-10 * values.amax(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
-    root = values.clamp_min(0).sqrt()
-    inverse = torch.where(values > least, 1 / root.clamp_min(least.sqrt()), 0)
-    return (vectors * root[..., None, :]) @ vectors.mT, (vectors * inverse[..., None, :]) @ vectors.mT
+    return values.clamp_min(0), vectors
 
 
-def _gaussian(problem: Problem, cost: Points) -> tuple[Tensor, Tensor]:
+def _composed(vectors: Tensor, values: Tensor) -> Tensor:
+    return (vectors * values[..., None, :]) @ vectors.mT
+
+
+def _gaussian(problem: Problem, cost: Points) -> tuple[Tensor, Tensor, Tensor]:
     x, y = cost.coordinates
     mx, _, Sx = _moments(x, problem.a)
     my, z, Sy = _moments(y, problem.b)
-    spread = 2 * (Sx * Sy).sum((-2, -1)).clamp_min(0).sqrt()
-    root, inverse = _root(Sy)
-    middle, _ = _root(root @ Sx @ root)
-    A = inverse @ middle @ inverse  # the gradient of a convex function that maps y's Gaussian to x's
+    epsilon = (2 * (Sx * Sy).sum((-2, -1)).clamp_min(0).sqrt() / 16).clamp_min(problem.epsilon)
+    values, vectors = _spectrum(Sy)
+    least = 1e-10 * values.amax(-1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+    root = _composed(vectors, values.sqrt())
+    inverse = _composed(vectors, torch.where(values > least, values.clamp_min(least).rsqrt(), 0))
+    variances, axes = _spectrum(root @ Sx @ root)
+    blur = epsilon[..., None] / 4
+    stretch = (variances + blur.square()).sqrt() - blur
+    # At y the mean of the plan's x is mx + A z: the gradient of a convex function, and at epsilon = 0 the map itself.
+    A = inverse @ _composed(axes, stretch) @ inverse
     # |y|^2 - 2 phi(y) with phi(y) = <mx, y> + <z, A z> / 2, all measured from the mean of y.
     g = z.square().sum(-1) - 2 * (z * (mx - my)).sum(-1) - (z * (z @ A)).sum(-1)
-    return g.expand(len(problem.b), -1), (spread / 16).expand(len(problem.b))
+    # Errors of potentials decay by the squares of the correlations of x and y under the plan.
+    decay = (stretch.square() / variances.clamp_min(torch.finfo(z.dtype).tiny)).amax(-1)
+    B = len(problem.b)
+    return g.expand(B, -1), epsilon.expand(B), decay.expand(B)
 
 
 def _means(problem: Problem) -> tuple[Tensor, Tensor]:

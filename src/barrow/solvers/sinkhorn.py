@@ -87,7 +87,7 @@ class Sinkhorn(Solver):
     def _proved(self, problem: Problem, search: Search, start: Start | None, watch: Watch) -> Witness:
         """Searches, each judged by the certificate, until it is content with all problems."""
         B, device = len(problem.a), problem.a.device
-        g, begin, mean = opening(problem, start, annealed=search.anneals)
+        g, begin, mean, decay = opening(problem, start, annealed=search.anneals)
         error, tol = (torch.full_like(mean, t) for t in (target_error(self.tol), self.tol))
         f, steps = torch.zeros_like(problem.a), torch.zeros(B, dtype=torch.long, device=device)
         codes, proof = torch.full_like(steps, Status.step_limit.code), None
@@ -101,7 +101,7 @@ class Sinkhorn(Solver):
                 chosen = active[fine[active] == double]
                 if not len(chosen):
                     continue
-                aim = Aim(begin[chosen], error[chosen], tol[chosen], mean[chosen], left)
+                aim = Aim(begin[chosen], error[chosen], tol[chosen], mean[chosen], decay[chosen], left)
                 found = search(chosen, g[chosen], aim, fine=double)
                 f, g = f.index_copy(0, chosen, found.f), g.index_copy(0, chosen, found.g)
                 steps = steps.index_add(0, chosen, found.steps)
@@ -123,7 +123,7 @@ class Sinkhorn(Solver):
             less = (0.3 * self.tol / gap).nan_to_num(nan=0.1).clamp(0.01, 0.5)
             error[active], tol[active] = less * error[active], less * tol[active]
             fine = fine | (error < NOISE)
-            begin = torch.zeros_like(begin)
+            begin, decay = torch.zeros_like(begin), torch.ones_like(decay)
             active = active[~done]
             if late or not len(active):
                 break
