@@ -94,7 +94,7 @@ public:
             if (now.wrong < best) best = now.wrong, g = stepped, f = now.f;
             if (now.wrong <= settled) return sweeps + 1;
             if (sweeps % PERIOD == PERIOD - 1) {
-                if (best > HALF * mark) return sweeps + newton(settled, most - sweeps, best, f, g, monitor);
+                if (best > HALF * mark && !hopeless_) return sweeps + newton(settled, most - sweeps, best, f, g, monitor);
                 mark = best;
             }
             if (now.wrong > 4 * best) {  // the acceleration went astray
@@ -173,6 +173,7 @@ private:
             }
             sweeps += conjugate_gradients(now, diagonal, over, down, std::min(most - sweeps, INEXACT), d, exact);
             if (exact) d = eliminate(now, damping, over, down), sweeps += INEXACT;
+            if (hopeless_) break;
             double longest = 0;
             for (double t : d) longest = std::max(longest, std::fabs(t));
             if (!(longest > 0) || !std::isfinite(longest)) break;
@@ -195,8 +196,8 @@ private:
         return sweeps;
     }
 
-    // H d = down, as exactly as Newton's step is good. Returns the products it took; if `most` were not enough, and elimination is
-    // not too dear, says so.
+    // H d = down, as exactly as Newton's step is good. Returns the products it took. If `most` were not enough the next step is by
+    // elimination or, where that is too dear, there is none.
     int conjugate_gradients(const Point& now, const std::vector<double>& diagonal, const std::vector<double>& over,
                             const std::vector<double>& down, int most, std::vector<double>& d, bool& exact) {
         const std::int32_t m = b_.count;
@@ -227,7 +228,7 @@ private:
             }
             for (std::int32_t j = 0; j < m; ++j) s[j] = z[j] + rz / old * s[j];
         }
-        exact = m <= SMALL && rz > enough * enough * first;
+        (m <= SMALL ? exact : hopeless_) = rz > enough * enough * first;
         return products;
     }
 
@@ -333,6 +334,7 @@ private:
     Marginal whole_a_, whole_b_, a_, b_;
     int threads_;
     double epsilon_ = 0;
+    bool hopeless_ = false;
     std::vector<double> f0_, g0_, row_mass_, col_mass_, row_rest_, col_rest_, row_weight_, col_weight_;
     Entries entries_;
 };

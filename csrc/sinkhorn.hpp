@@ -86,7 +86,7 @@ public:
         std::vector<double> earlier;  // column potentials at the epsilon before
         double earlier_epsilon = 0;
         int rejected = 0, retreats = 0, stayed = 0, effort = 1, tried = 0, climbs = 0, held = 0;
-        double arrived = 1, hold = HOLD, before = infinity;  // the error when the list was last used
+        double marked = infinity, hold = HOLD, before = infinity;  // the error when the list was last used
         Lull lull;
         out.code = sinkhorn_step_limit;
         for (out.steps = 0; out.steps < options_.max_steps;) {
@@ -111,13 +111,14 @@ public:
                 out.code = sinkhorn_rounded;
                 break;
             }
-            if (last && ++tried == 1) arrived = error_;
-            if (last && (out.steps == 1 ? error_ > CLOSE : tried == TRIAL && error_ > CLOSE * arrived) && climbs < CLIMBS) {
+            const bool due = last && tried++ % TRIAL == 0, stuck = due && error_ > std::max(CLOSE * marked, LITTLE);
+            if (due) marked = error_;
+            if ((last && out.steps == 1 && error_ > CLOSE) || (stuck && climbs < CLIMBS)) {
                 // Too far for the target: levels down to it are shorter, taken more seriously each time.
                 g_ = stepped_;
                 epsilon = target * std::pow(LEVELS, out.steps == 1 ? 1 : ++climbs);
-                if (climbs) hold = SETTLED;
-                tried = 0;
+                if (climbs > 0) hold = SETTLED, all_ = double(n_) * m_ <= FEW;
+                tried = 0, marked = infinity;
                 anderson.clear();
                 highest = -infinity;
                 list_ = ShortList(a_, b_, options_.threads);
@@ -125,7 +126,7 @@ public:
             }
             const double unsure = options_.single ? GRAIN * epsilon * mass_ : 1e-13 * std::fabs(dual_);
             // Many passes over few pairs: a list of all of them is solved by better steps.
-            if (tried >= SLOW && double(n_) * m_ <= FEW) all_ = true;
+            if (tried >= SLOW && double(n_) * m_ <= FEW && dual_ >= highest - unsure) all_ = true;
             if (listing_.full || listing_.entries.col.empty()) {  // too many entries matter: passes themselves are the steps
                 if (!last) {
                     g_ = stepped_;
@@ -163,7 +164,7 @@ public:
             // What remains are modes that the list is slow at, or does not have: mass that only small entries let through.
             if (same && last && error_ > HALF * before) {
                 effort = std::min(4 * effort, MOST);
-                bar_ = std::max(bar_ / 100, FAINT);
+                if (share < 0.005) bar_ = std::max(bar_ / 100, FAINT);
             }
             before = error_;
             const int most = std::min(effort * std::clamp(int(2 / (share * options_.list_price)), 10, 400), MOST);
@@ -201,7 +202,8 @@ private:
     static constexpr double SETTLED = 0.02; // a level is left, once levels left early did not lead to the target
     static constexpr double FEW = 4e6;      // pairs, all of which may be listed
     static constexpr double FAINT = 1e-12;  // entries that then are not
-    static constexpr int TRIAL = 8;         // passes that are to show it
+    static constexpr double LITTLE = 0.05;  // mass that is wrong where more than a few entries are
+    static constexpr int TRIAL = 12;        // passes that are to halve the error, as long as that is not little
     static constexpr int SLOW = 32;         // passes at the target after which all pairs are listed
     static constexpr int CLIMBS = 4, PATIENCE = 100;
     static constexpr int MEMORY = 8, STAYS = 6, MOST = 4000;

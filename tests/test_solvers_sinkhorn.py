@@ -208,7 +208,7 @@ def test_tiny_and_large_epsilon_converge_or_say_that_they_did_not(strength, rho,
     lower, upper = s.bounds
     assert lower <= upper
     assert (s.status is Status.converged) == bool(s.bounds.relative_gap <= 1.0001e-3)
-    if strength >= 1e-2 or rho == 1.0:
+    if strength >= 1e-2 or rho in (1.0, INF):
         assert s.converged
     for t in (s.value, lower, upper, s.f, s.g, s.plan.dense()):
         assert t.isfinite().all()

@@ -40,7 +40,7 @@ def device_search(
     precision after that. The host waits for the device when a search ends, never for a sweep.
     """
     B, device = len(problem.a), problem.a.device
-    g, begin, mean, _ = opening(problem, start, annealed=True)
+    g, begin, mean, _ = opening(problem, start, annealed=True, watch=watch, limit=time_limit)
     f, error, omega = torch.zeros_like(problem.a), torch.full_like(begin, target_error(tol)), torch.ones_like(begin)
     steps = torch.zeros(B, dtype=torch.long, device=device)
     codes, proof = torch.full_like(steps, Status.step_limit.code), None

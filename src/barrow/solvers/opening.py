@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from barrow.cost import Cost, Points
+from barrow.cost import Cost, Dense, Points
+from barrow.ops.column_generation import column_generation
 from barrow.problem import Problem
-from barrow.solvers.base import Start
+from barrow.solvers.base import Start, Watch
 
+SHARP = 1000  # epsilon: mean costs from which on exact transport is the simpler problem,
+FEW = 1e9  # if there are no more pairs
 FLAT = 160  # dimensions, at most, in which a covariance is worth its decomposition
 SAMPLE = 64  # rows whose costs stand for all
 
@@ -28,9 +31,10 @@ class Opening(NamedTuple):
     decay: Tensor
 
 
-def opening(problem: Problem, start: Start | None, *, annealed: bool) -> Opening:
+def opening(problem: Problem, start: Start | None, *, annealed: bool, watch: Watch, limit: float | None) -> Opening:
     """Where to begin: at a start or, if the search is ``annealed``, at the potentials of a simpler problem.
 
+    A small epsilon: those of exact transport. Annealing would have to follow every change of the plan on the way there.
     Squared distances: the entropic potentials of Gaussians with the means and covariances of the measures; what is not
     Gaussian is small, so annealing may begin at a sixteenth of the spread of the doubly centred cost. Other costs: the
     mean cost of each column, which is the potential as epsilon grows without bound; annealing begins at half of the
@@ -43,6 +47,9 @@ def opening(problem: Problem, start: Start | None, *, annealed: bool) -> Opening
     if start is not None or problem.symmetric or not annealed:
         g = torch.zeros_like(problem.b) if start is None else start.g
         return Opening(g, torch.zeros_like(mean), mean, torch.ones_like(mean))
+    if _sharp(problem, mean):
+        g = _exact(problem, watch, limit).nan_to_num(0, 0, 0)
+        return Opening(g, torch.zeros_like(mean), mean, torch.ones_like(mean))
     if isinstance(cost, Points) and cost.p == 2 and cost.norm == 2 and cost.d <= FLAT:
         g, epsilon, decay = _gaussian(problem, cost)
     else:
@@ -51,6 +58,23 @@ def opening(problem: Problem, start: Start | None, *, annealed: bool) -> Opening
     return Opening(
         g.nan_to_num(0, 0, 0), epsilon.nan_to_num(0, 0, 0).clamp_min(problem.epsilon), mean, decay.nan_to_num(1, 1, 1)
     )
+
+
+def _sharp(problem: Problem, mean: Tensor) -> bool:
+    cost, (n, m) = problem.cost, problem.shape
+    known = isinstance(cost, Points) or (isinstance(cost, Dense) and not cost.forbids)
+    within = cost.device.type == "cpu" and n * m <= FEW
+    return problem.balanced and known and within and bool((mean > SHARP * problem.epsilon).any())
+
+
+def _exact(problem: Problem, watch: Watch, limit: float | None) -> Tensor:
+    cost = problem.cost
+    tensors = cost.coordinates if isinstance(cost, Points) else cost.tensors
+    data = [t if t.dim() == 3 else t[None] for t in tensors]
+    p, norm = (cost.p, cost.norm) if isinstance(cost, Points) else (2, 2)
+    C = (data[0], data[1]) if isinstance(cost, Points) else data[0]
+    seconds = watch.left(limit) / 2  # whatever it has by then is a start
+    return column_generation(problem.a, problem.b, C, p, norm, seconds=seconds, listener=watch.listener).g
 
 
 def _moments(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
