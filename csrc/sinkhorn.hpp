@@ -98,7 +98,7 @@ public:
                 return;
             }
             monitor.tell("passes", out.steps);
-            if (last && good(out.steps == 1 ? std::min(CAUTION * options_.decay, 1.0) : 1.0)) {
+            if (last && good(out.steps == 1 ? options_.decay : 1.0)) {
                 out.code = settled;
                 break;
             }
@@ -196,7 +196,6 @@ private:
     static constexpr double LEVEL = 0.01;   // a list is settled, on the way
     static constexpr double INNER = 0.05;   // and at the target, relative to the pass before
     static constexpr double SAFE = 2;       // how much more than it looks a gap may be
-    static constexpr double CAUTION = 2;    // how much less than foretold an error may decay
     static constexpr double GRAIN = 1e-6;   // of a dual in single precision, in epsilon
     static constexpr double HALF = 0.5;     // a pass that leaves more of the error was not worth it
     static constexpr double SETTLED = 0.02; // a level is left, once levels left early did not lead to the target

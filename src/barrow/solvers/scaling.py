@@ -53,37 +53,46 @@ def scaling(
     found = Found(torch.empty_like(sides.a), torch.empty_like(g), active.clone(), active.clone(), aim.error.clone())
     rough = dtype == torch.float32 and K.device.type == "cpu" and _multiplies_bfloats()
     factor = K.bfloat16() if rough else K
+    direct = rows.hard and cols.hard and not symmetric
     for count in range(1, aim.max_steps + 1):
         V, top = cols.raised(x)
-        phi = rows.potential(_times(V, factor.mT), top - shift)
-        if symmetric:
-            stepped = phi
+        sums = _times(V, factor.mT)
+        if direct:
+            # Neither a logarithm nor an exponential for the rows: what they are raised to is weight / sum.
+            T = _times(rows.weight / sums, factor)
+            error = _apart(V * T, cols.weight) / (2 * cols.mass)
+            step = cols.potential(T, -top).sub_(x)
         else:
-            U, top = rows.raised(phi)
-            stepped = cols.potential(_times(U, factor), top - shift)
-        error = cols.wrong(x, stepped - x) / (2 * cols.mass)
+            phi = rows.potential(sums, top - shift)
+            if symmetric:
+                step = phi - x
+            else:
+                U, top = rows.raised(phi)
+                step = cols.potential(_times(U, factor), top - shift).sub_(x)
+            error = cols.wrong(x, step) / (2 * cols.mass)
         watch.tell("passes", count)
         late = watch.left(limit) <= 0
         last = late or count == aim.max_steps
+        if not (symmetric or direct):
+            level = _translation(rows, cols, phi, x + step)
+            phi, step = phi + level, step - level
         close = error <= want[0]
-        if not rough and bool(close.any()):
-            close &= _good(rows, cols, phi, x, error, *want[1:])
-        if not (symmetric or (rows.hard and cols.hard)):
-            level = _translation(rows, cols, phi, stepped)
-            phi, stepped = phi + level, stepped - level
         idle = torch.where((error < FALL * mixing.least) | (error > GRAIN), 0, idle + 1)
-        rounded = (idle >= PATIENCE) & ~close if dtype == torch.float32 else torch.zeros_like(close)
-        ends = running if last else running & (close | rounded)
-        if last or (not rough and bool(ends.any())):
+        stuck = (idle >= PATIENCE) & (dtype == torch.float32)
+        if last or (not rough and bool((close | stuck).any())):
+            if direct:
+                phi = rows.potential(sums, top - shift)
+            close &= _good(rows, cols, phi, x, error, *want[1:]) & (not rough)
+            ends = running if last else running & (close | stuck)
             here = active[ends]
-            pair = (x + stepped,) * 2 if symmetric else (phi, stepped)
+            pair = (2 * x + step,) * 2 if symmetric else (phi, x + step)
             for room, t in zip(found[:2], pair, strict=True):
                 room[here] = t[ends].double() * (epsilon / 2 if symmetric else epsilon)
-            unsettled = torch.where(rounded, ROUNDED, TIME_LIMIT if late else STEP_LIMIT)
-            found.code[here] = torch.where(close & (not rough), SETTLED, unsettled)[ends]
+            unsettled = torch.where(stuck, ROUNDED, TIME_LIMIT if late else STEP_LIMIT)
+            found.code[here] = torch.where(close, SETTLED, unsettled)[ends]
             found.steps[here], found.error[here] = count, error[ends].double()
             running = running & ~ends
-        x = mixing.next(x, stepped - x, error)
+        x = mixing.next(x, step, error)
         if rough and (count == ROUGHLY or bool(error.median() <= ROUGH)):
             rough, factor = False, K
         left = running.nonzero()[:, 0]
@@ -166,9 +175,15 @@ class _Side(NamedTuple):
         return _dot(self.weight, asked.mul_((step / -self.share).expm1_().abs_()))
 
 
+def _apart(u: Tensor, v: Tensor) -> Tensor:
+    """The sum of |u - v| for each problem; u is used up."""
+    return u.sub_(v).abs_().sum(-1)
+
+
 def _dot(u: Tensor, v: Tensor) -> Tensor:
     """<u, v> for each problem."""
-    return torch.bmm(u[:, None], v[..., None])[:, 0, 0]
+    product: Tensor = torch.linalg.vecdot(u, v)
+    return product
 
 
 def _good(rows: _Side, cols: _Side, f: Tensor, g: Tensor, error: Tensor, tol: Tensor, mean_cost: Tensor) -> Tensor:
