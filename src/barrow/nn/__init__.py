@@ -17,6 +17,7 @@ from barrow.nn.losses import (
     Wasserstein,
     Wasserstein1d,
 )
+from barrow.nn.mcshane import McShaneCritic
 from barrow.nn.sort import FullSort, GroupSort
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SinkhornTransport",
     "SinkhornBall",
     "Critic",
+    "McShaneCritic",
     "OrthogonalLinear",
     "UnitLinear",
     "FullSort",
