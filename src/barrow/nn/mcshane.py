@@ -63,8 +63,8 @@ class McShaneCritic(nn.Module):
     def through(cls, points: Tensor, values: Tensor) -> McShaneCritic:
         """The largest 1-Lipschitz function that is at most ``values`` (k,) at ``points`` (k, ...).
 
-        It equals them wherever that is possible. Through ``-g`` of an exact solution, on its ``y``, it is the best critic
-        of these samples.
+        It equals them wherever that is possible. Through ``-g`` of an exact solution, on its ``y``, it is the best
+        critic of these samples.
         """
         if points.ndim < 2 or values.shape != points.shape[:1] or len(values) == 0:
             raise ValueError(
