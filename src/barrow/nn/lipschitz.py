@@ -39,9 +39,11 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...] | None = None
     matter. The norm is that of all entries of the input, so it holds sample by sample where samples do not mix.
 
     Args:
-        model: a network of layers with a known bound: barrow's, :class:`torch.nn.Linear`, the elementwise activations
-            that have a constant, Flatten, Unflatten, Identity, padding by zeros, pixel shuffles, Dropout in eval mode,
-            and Sequential of these. :func:`register` teaches it others.
+        model: a network of layers with a known bound: barrow's, :class:`torch.nn.Linear`, convolutions and transposed
+            convolutions in one and two dimensions (any stride, dilation, groups and padding, for inputs of every size;
+            see :func:`barrow.nn.convolution_bound.convolution_norm`), the elementwise activations that have a
+            constant, Flatten, Unflatten, Identity, padding by zeros, pixel shuffles, Dropout in eval mode, and
+            Sequential of these. :func:`register` teaches it others.
         input_shape: shape of one input without the batch dimension; when given, a batch of one zero input is sent
             through the model first, so that a network that does not fit it is refused.
 
