@@ -181,6 +181,14 @@ def information(name: str, value: object) -> float:
     return value
 
 
+def fraction(name: str, value: object) -> float:
+    """Refuse what is not a number from 0 to 1."""
+    value = number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}, but it must be a number from 0 to 1")
+    return value
+
+
 def whole(name: str, value: object, *, least: int = 1) -> int:
     """Refuse what is not an integer of at least ``least``."""
     try:
