@@ -13,9 +13,10 @@ from barrow.nn.linear import positive_integer
 __all__ = ["FullSort", "GroupSort"]
 
 
-def _feature_dim(x: Tensor, dim: int | None) -> int:
+def feature_dim(x: Tensor, dim: int | None) -> int:
+    """The dimension of the features: `dim`, or dimension 1 of images and volumes, or else the last one."""
     if x.ndim == 0:
-        raise ValueError("sorting needs features to sort, got a scalar: give an input of shape (..., features)")
+        raise ValueError("a scalar has no features: give an input of shape (..., features)")
     if dim is None:
         return 1 if x.ndim in (4, 5) else x.ndim - 1
     if not -x.ndim <= dim < x.ndim:
@@ -53,7 +54,7 @@ class GroupSort(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sort; the output has the shape of the input."""
-        dim = _feature_dim(x, self.dim)
+        dim = feature_dim(x, self.dim)
         features = x.shape[dim]
         if features % self.group_size:
             raise ValueError(
@@ -100,7 +101,7 @@ class FullSort(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sort; the output has the shape of the input."""
-        return x.sort(_feature_dim(x, self.dim)).values
+        return x.sort(feature_dim(x, self.dim)).values
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the printed layer."""
