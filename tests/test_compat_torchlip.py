@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from barrow import nn as barrow_nn
 from barrow.compat import torchlip
 from barrow.compat.torchlip.functional import kr_loss
 from barrow.nn import lipschitz_bound
@@ -232,3 +233,128 @@ def test_kr_loss_takes_signed_labels_of_another_shape() -> None:
 def test_kr_loss_refuses(output: torch.Tensor, target: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         kr_loss(output, target)
+
+
+# -- losses of classifiers ---------------------------------------------------------------------------------------------
+
+F = torch.tensor([[2.0], [0.0], [-1.0], [0.25]])
+Y = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+G = torch.tensor([[1.0, 0.0, -1.0], [0.25, 0.5, -0.5]])
+HOT = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+LOSSES = {  # ours, what each sample contributes, data
+    # KR = 1 - -0.375; weights are +-2; hinges 0, 0.5, 0, 0.75.
+    "KRLoss": (torchlip.KRLoss(), [4.0, 0.0, 2.0, -0.5], F, Y),
+    "NegKRLoss": (torchlip.NegKRLoss(), [-4.0, 0.0, -2.0, 0.5], F, Y),
+    "HingeMarginLoss": (torchlip.HingeMarginLoss(), [0.0, 0.5, 0.0, 0.75], F, Y),
+    "HKRLoss": (torchlip.HKRLoss(0.25), [-3.0, 0.125, -1.5, 0.5625], F, Y),
+    "HKRLoss of alpha 1": (torchlip.HKRLoss(1, 2.0), [0.0, 1.0, 0.0, 1.25], F, Y),
+    # Weights are +-2, 0 in the third column.
+    "KRMulticlassLoss": (torchlip.KRMulticlassLoss(), [2 / 3, 0.5 / 3], G, HOT),
+    "HingeMulticlassLoss": (torchlip.HingeMulticlassLoss(), [0.5 / 3, 0.75 / 3], G, HOT),
+    "HKRMulticlassLoss": (torchlip.HKRMulticlassLoss(0.5), [-0.75 / 3, 0.125 / 3], G, HOT),
+    "CategoricalHingeLoss": (torchlip.CategoricalHingeLoss(), [0.0, 0.75], G, HOT),
+    # n = log_4(5/4) and log_4(sqrt 2 + 1/2).
+    "LseHKRMulticlassLoss": (
+        torchlip.LseHKRMulticlassLoss(),
+        [0.5 + math.log(1.25, 4), 0.5 + math.log(2**0.5 + 0.5, 4)],
+        G,
+        HOT,
+    ),
+    # Outputs 2, 0, -2 and 0.5, 1, -1: n = log_4(17/16) and log_4(9/4).
+    "LseHKRMulticlassLoss of temperature 2": (
+        torchlip.LseHKRMulticlassLoss(0, 2.0),
+        [math.log(17 / 16, 4) - 2, math.log(9 / 4, 4) - 1],
+        G,
+        HOT,
+    ),
+    "TauCrossEntropyLoss": (
+        torchlip.TauCrossEntropyLoss(2.0),
+        [math.log1p(math.exp(-2) + math.exp(-4)) / 2, math.log1p(math.exp(-0.5) + math.exp(-2)) / 2],
+        G,
+        HOT,
+    ),
+}
+
+
+@pytest.mark.parametrize(("loss", "terms", "f", "y"), LOSSES.values(), ids=LOSSES.keys())
+def test_losses_by_hand_and_their_reductions(loss: nn.Module, terms: list[float], f: torch.Tensor, y) -> None:
+    known, loss = torch.tensor(terms), copy.deepcopy(loss)
+    assert torch.allclose(loss(f, y), known.mean(), atol=1e-6)
+    for reduction, value in (("sum", known.sum()), ("none", known), ("auto", known.mean())):
+        if isinstance(loss, nn.CrossEntropyLoss) and reduction == "auto":
+            continue
+        loss.reduction = reduction
+        assert torch.allclose(loss(f, y), value, atol=1e-6)
+        assert torch.allclose(loss(f, y.bool()), value, atol=1e-6)
+        if not isinstance(loss, nn.CrossEntropyLoss):
+            assert torch.allclose(loss(f, 2 * y - 1), value, atol=1e-6)
+        if f is G:
+            assert torch.allclose(loss(f, y.argmax(1)), value, atol=1e-6)
+
+
+def test_soft_hkr_is_the_native_one_and_saves_its_mean() -> None:
+    ours, native = (
+        torchlip.SoftHKRMulticlassLoss(0.25, 0.5, 0.75, 2.0),
+        barrow_nn.SoftHkr(alpha=0.25, margin=0.5, decay=0.75, sharpness=2.0),
+    )
+    for k in range(3):
+        assert torch.equal(ours(G + k, HOT), native(G + k, HOT))
+    assert [v.item() for v in ours.state_dict().values()] == [native.size.item()]
+    assert native.size > 0.5
+    with pytest.raises(ValueError, match="names 0 classes"):
+        ours(9 * G, HOT * 0)
+    assert ours.soft.size == native.size
+
+
+def test_tau_losses_keep_torchs_options_and_the_precision_of_the_input() -> None:
+    weight = torch.tensor([1.0, 3.0, 1.0])
+    loss = torchlip.TauCrossEntropyLoss(2.0, weight, label_smoothing=0.1)
+    known = nn.functional.cross_entropy(2 * G, HOT.argmax(1), weight, label_smoothing=0.1) / 2
+    assert torch.allclose(loss(G, HOT.argmax(1)), known)
+    bce = torchlip.TauBCEWithLogitsLoss(2.0, reduction="none")
+    known = [math.log1p(math.exp(-2 * s)) / 2 for s in (2, 0, 1, -0.25)]
+    assert torch.allclose(bce(F, Y).flatten(), torch.tensor(known))
+    assert torch.allclose(bce(F, 2 * Y - 1).flatten(), torch.tensor(known))
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        assert loss(G.to(dtype), HOT).dtype == dtype
+        assert bce(F.to(dtype), Y).dtype == dtype
+        assert torchlip.HKRLoss(0.5)(F.to(dtype), Y).dtype == dtype
+
+
+@pytest.mark.parametrize("labels", [HOT, torch.tensor([[0.0, 1.0], [0.0, 1.0]])])
+def test_targets_for_several_processes_change_nothing_in_one(labels: torch.Tensor) -> None:
+    f = G[:, : labels.shape[1]]
+    weights = torchlip.process_labels_for_multi_gpu(labels)
+    for make in (torchlip.KRMulticlassLoss, lambda **o: torchlip.HKRMulticlassLoss(0.5, **o)):
+        assert torch.allclose(make(multi_gpu=True)(f, weights), make()(f, labels))
+    binary = torchlip.process_labels_for_multi_gpu(Y.long())
+    assert binary.tolist() == [[2.0], [2.0], [-2.0], [-2.0]]
+    for make in (torchlip.KRLoss, torchlip.NegKRLoss, lambda **o: torchlip.HKRLoss(0.5, **o)):
+        assert torch.allclose(make(multi_gpu=True)(F, binary), make()(F, Y))
+
+
+@pytest.mark.parametrize("make", [torchlip.HKRLoss, torchlip.HKRMulticlassLoss])
+def test_an_alpha_above_one_is_turned_into_a_share(make) -> None:
+    with pytest.warns(UserWarning, match=r"alpha = 3 is above 1 and becomes alpha / \(1 \+ alpha\) = 0\.75"):
+        assert make(3).alpha == 0.75
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: torchlip.KRLoss(reduction="max"), r"reduction is 'max', but it must be 'mean', 'sum', 'none' or"),
+        (lambda: torchlip.HKRLoss(0.5, true_values=(0, 1)), r"true_values=\(0, 1\) has no meaning"),
+        (lambda: torchlip.HKRLoss(-0.5), "alpha is -0.5"),
+        (lambda: torchlip.HingeMarginLoss(0), "min_margin is 0"),
+        (lambda: torchlip.TauCrossEntropyLoss(0), "tau is 0"),
+        (lambda: torchlip.KRLoss()(F, Y * 0), "no label of this batch of 4 is positive"),
+        (lambda: torchlip.KRLoss()(F, Y * math.nan), "target contains NaN"),
+        (lambda: torchlip.KRLoss(multi_gpu=True)(F, Y.long()), "multi_gpu=True needs one weight an output"),
+        (lambda: torchlip.process_labels_for_multi_gpu(Y * 0), "no label of this batch of 4 is positive"),
+        (lambda: torchlip.HKRMulticlassLoss(0.5)(F, Y), "one output a class is needed"),
+        (lambda: torchlip.KRMulticlassLoss()(G, HOT * 0), "names 0 classes"),
+    ],
+)
+def test_losses_refuse(call, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()

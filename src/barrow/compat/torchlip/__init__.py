@@ -1,4 +1,4 @@
-"""The names of deel-torchlip that estimate a Wasserstein distance, on barrow's exactly orthogonal layers.
+"""The names of deel-torchlip that estimate a Wasserstein distance or classify with one, on barrow's exact layers.
 
 Differences worth knowing: weights are exact at every moment (in eval mode too, and after `load_state_dict`), the
 tolerances `eps_spectral` and `eps_bjorck` are upper limits that are always met, `k_coef_lip` works wherever it is
@@ -7,28 +7,84 @@ given, and :func:`barrow.nn.lipschitz_bound` certifies the result.
 
 from __future__ import annotations
 
-import math
 from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
 from barrow.compat.torchlip import functional
+from barrow.compat.torchlip.layers import (
+    BatchCentering,
+    GroupSort2,
+    HouseHolder,
+    InvertibleDownSampling,
+    InvertibleUpSampling,
+    LayerCentering,
+    LipResidual,
+    LPReLU,
+    MaxMin,
+    ScaledAdaptativeL2NormPool2d,
+    ScaledAdaptiveAvgPool2d,
+    ScaledAvgPool2d,
+    ScaledL2NormPool2d,
+)
+from barrow.compat.torchlip.layers import coefficient as _coefficient
+from barrow.compat.torchlip.losses import (
+    CategoricalHingeLoss,
+    HingeMarginLoss,
+    HingeMulticlassLoss,
+    HKRLoss,
+    HKRMulticlassLoss,
+    KRLoss,
+    KRMulticlassLoss,
+    LseHKRMulticlassLoss,
+    NegKRLoss,
+    SoftHKRMulticlassLoss,
+    TauBCEWithLogitsLoss,
+    TauCrossEntropyLoss,
+    process_labels_for_multi_gpu,
+)
 from barrow.nn.linear import OrthogonalLinear, UnitLinear
 from barrow.nn.lipschitz import linear, register, sequential, times
 from barrow.nn.sort import FullSort, GroupSort
 from barrow.ops.polar import polar
 
-__all__ = ["FrobeniusLinear", "FullSort", "GroupSort", "Sequential", "SpectralLinear", "functional"]
+__all__ = [
+    "BatchCentering",
+    "CategoricalHingeLoss",
+    "FrobeniusLinear",
+    "FullSort",
+    "GroupSort",
+    "GroupSort2",
+    "HKRLoss",
+    "HKRMulticlassLoss",
+    "HingeMarginLoss",
+    "HingeMulticlassLoss",
+    "HouseHolder",
+    "InvertibleDownSampling",
+    "InvertibleUpSampling",
+    "KRLoss",
+    "KRMulticlassLoss",
+    "LPReLU",
+    "LayerCentering",
+    "LipResidual",
+    "LseHKRMulticlassLoss",
+    "MaxMin",
+    "NegKRLoss",
+    "ScaledAdaptativeL2NormPool2d",
+    "ScaledAdaptiveAvgPool2d",
+    "ScaledAvgPool2d",
+    "ScaledL2NormPool2d",
+    "Sequential",
+    "SoftHKRMulticlassLoss",
+    "SpectralLinear",
+    "TauBCEWithLogitsLoss",
+    "TauCrossEntropyLoss",
+    "functional",
+    "process_labels_for_multi_gpu",
+]
 
 # What the orthogonal factor is always within; a tighter request cannot be honoured.
 _ACCURACY = 1e-6
-
-
-def _coefficient(k_coef_lip: float) -> float:
-    k = float(k_coef_lip)
-    if not (math.isfinite(k) and k > 0):
-        raise ValueError(f"k_coef_lip must be positive and finite, got {k_coef_lip}")
-    return k
 
 
 class SpectralLinear(OrthogonalLinear):
