@@ -8,6 +8,7 @@ from typing import SupportsIndex
 from torch import Tensor, nn
 
 from barrow.check import shape
+from barrow.nn.batching import batch_weights
 from barrow.nn.linear import OrthogonalLinear, UnitLinear, positive_integer
 from barrow.nn.lipschitz import layer_bound, register
 from barrow.nn.sort import FullSort
@@ -48,7 +49,7 @@ class Critic(nn.Module):
         for width in self.widths:
             layers += [OrthogonalLinear(size, width), FullSort()]
             size = width
-        self.layers = nn.Sequential(*layers, UnitLinear(size, 1))
+        self.layers = batch_weights(nn.Sequential(*layers, UnitLinear(size, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, ...) to (batch,)."""

@@ -5,14 +5,23 @@ from __future__ import annotations
 import abc
 import math
 import operator
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
+from barrow.nn.derived import DerivedWeight, cacheable
+from barrow.nn.manifold import OnManifold, OrthogonalFactor
 from barrow.ops.polar import polar
+from barrow.ops.retraction import retract
+
+if TYPE_CHECKING:
+    from barrow.nn.batching import WeightGroup
 
 __all__ = ["OrthogonalLinear", "UnitLinear"]
+
+# Weights with more entries gain nothing from a common product on the CPU.
+_ALONE = 1 << 16
 
 
 def positive_integer(name: str, value: SupportsIndex) -> int:
@@ -26,12 +35,8 @@ def positive_integer(name: str, value: SupportsIndex) -> int:
     return number
 
 
-class _Normalised(nn.Module, abc.ABC):
-    """A linear layer that stores `raw_weight` and multiplies by a function of it.
-
-    Nothing is cached: the weight is recomputed from `raw_weight` at each access, so it cannot be stale after a step,
-    `load_state_dict` or a write through `.data`.
-    """
+class _Normalised(DerivedWeight, abc.ABC):
+    """A linear layer that stores `raw_weight` and multiplies by a function of it."""
 
     bias: nn.Parameter | None
 
@@ -65,15 +70,6 @@ class _Normalised(nn.Module, abc.ABC):
                 bound = 1 / math.sqrt(self.in_features)
                 nn.init.uniform_(self.bias, -bound, bound)
 
-    @property
-    @abc.abstractmethod
-    def weight(self) -> Tensor:
-        """The matrix (out_features, in_features) that inputs are multiplied by; differentiable."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
-        return nn.functional.linear(x, self.weight, self.bias)
-
     def extra_repr(self) -> str:
         """What stands between the parentheses of the printed layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -96,9 +92,15 @@ class OrthogonalLinear(_Normalised):
 
     The layer of a 1-Lipschitz network: composed with sorting activations it can approximate every 1-Lipschitz
     function, and gradients neither vanish nor explode with depth. Choose it for hidden layers; for a last layer with
-    independent outputs choose :class:`UnitLinear`. Not for a convolution (a reshaped kernel is not orthogonal).
+    independent outputs choose :class:`UnitLinear`. Not for images (:class:`OrthogonalConv2d`).
     In float32 and float64 the stored weight is itself a contraction; rounded to half precision its norm can exceed 1
     by 1e-2, which :func:`lipschitz_bound` reports.
+
+    In training, with gradients, the layer moves `raw_weight` onto its orthogonal factor times the mean singular value,
+    which changes no output: its gradient then is tangent to the manifold, the next step of any optimiser starts there,
+    and the way back takes a few products of matrices. The scale is kept because it grows under Adam, which lowers the
+    effective learning rate as training goes on; weight decay and huge learning rates cannot break the weight. Layers of
+    one shape can do it in one batched product: :func:`barrow.nn.batch_weights`.
 
     Args:
         in_features: size of the last dimension of the input.
@@ -108,9 +110,8 @@ class OrthogonalLinear(_Normalised):
         dtype: of the parameters; half precision is orthogonalised in float32.
 
     Attributes:
-        weight: (out_features, in_features), the orthogonal matrix itself, computed from `raw_weight` at each access:
-            keep it in a variable where it is needed twice.
-        raw_weight: the unconstrained parameter that an optimiser moves and a state_dict holds.
+        weight: (out_features, in_features), the orthogonal matrix itself, computed when `raw_weight` has changed.
+        raw_weight: the parameter that an optimiser moves and a state_dict holds.
 
     Raises:
         ValueError: a size is not a positive integer.
@@ -119,13 +120,76 @@ class OrthogonalLinear(_Normalised):
     >>> torch.dist(layer.weight @ layer.weight.T, torch.eye(3)) < 1e-5
     tensor(True)
 
-    Source: Anil, Lucas, Grosse, "Sorting out Lipschitz function approximation", ICML 2019, section 4.2.
+    Source: Anil, Lucas, Grosse, "Sorting out Lipschitz function approximation", ICML 2019, section 4.2; the moves:
+    Absil, Mahony, Sepulchre, "Optimization algorithms on matrix manifolds", 2008, example 4.1.3.
     """
 
-    @property
-    def weight(self) -> Tensor:
-        """The orthogonal matrix (out_features, in_features); differentiable once."""
-        return polar(self.raw_weight)
+    gain = 1.0  # what the orthogonal matrix is multiplied by
+    _group: WeightGroup | None = None
+
+    def derive(self) -> Tensor:
+        """The orthogonal factor of the raw weight, where nothing may be kept or moved."""
+        return self._times_gain(polar(self.raw_weight))
+
+    def _current(self, raws: tuple[Tensor, ...]) -> Tensor:
+        cache, raw = self._derived, self.raw_weight
+        traced = torch.is_grad_enabled() and raw.requires_grad
+        if not cache.describes(raws):
+            _retract_together([self] if self._group is None else self._group.stale(self))
+        if traced and self.training and cache.moved_to is not None:
+            self._move()
+        if not traced:
+            return self._times_gain(cache.value)
+        if cache.node is None:
+            cache.node = OrthogonalFactor.apply(raw, cache.value, cache.scale if cache.moved else None)
+        return self._times_gain(cache.node)
+
+    def _move(self) -> None:
+        """Put the raw weight onto the multiples of orthogonal matrices, where its derivative is a projection."""
+        cache, raw = self._derived, self.raw_weight.detach()
+        assert cache.moved_to is not None
+        if raw.device.type == "cpu" and not float(cache.scale) > 0:  # what has diverged must stay visible
+            return
+        raw.data.copy_(cache.moved_to)
+        cache.keep((self.raw_weight,), cache.value, cache.scale, moved=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        W = self.weight
+        if self._through_factors(x):
+            y: Tensor = OnManifold.apply(x, self._derived.node, self.bias, self.raw_weight, self._derived.scale)
+            return y
+        return nn.functional.linear(x, W, self.bias)
+
+    def _through_factors(self, x: Tensor) -> bool:
+        """Whether the gradient is cheaper from its factors, a batch of less rank than the weight, than as a matrix."""
+        if not cacheable((self.raw_weight,)) or not (torch.is_grad_enabled() and self.raw_weight.requires_grad):
+            return False
+        return (
+            self._derived.moved
+            and self.gain == 1
+            and x.dtype == self.raw_weight.dtype
+            and not torch.is_autocast_enabled(x.device.type)
+            and x.ndim >= 1
+            and x.shape[-1] == self.in_features
+            and x.numel() <= self.in_features * min(self.in_features, self.out_features)
+        )
+
+    def _times_gain(self, t: Tensor) -> Tensor:
+        return t if self.gain == 1 else t * self.gain
+
+
+def _retract_together(layers: list[OrthogonalLinear]) -> None:
+    """Bring the weights of layers of one shape up to date."""
+    raws = [layer.raw_weight.detach() for layer in layers]
+    with torch.no_grad(), torch.inference_mode(False):
+        if len(raws) == 1 or (raws[0].device.type == "cpu" and raws[0].numel() > _ALONE):
+            found = [retract(raw) for raw in raws]
+        else:
+            found = list(zip(*retract(torch.stack(raws)), strict=True))
+    for layer, (W, moved, scale) in zip(layers, found, strict=True):
+        exact = W.dtype in (torch.float32, torch.float64)
+        layer._derived.keep((layer.raw_weight,), W, scale, moved_to=moved if exact else None)
 
 
 class UnitLinear(_Normalised):
@@ -158,8 +222,11 @@ class UnitLinear(_Normalised):
     Source: Anil, Lucas, Grosse, "Sorting out Lipschitz function approximation", ICML 2019, section 4.1.
     """
 
-    @property
-    def weight(self) -> Tensor:
+    def derive(self) -> Tensor:
         """The matrix (out_features, in_features) of unit rows; differentiable once."""
         # A unit vector is the polar factor of a matrix with one row.
         return polar(self.raw_weight.unsqueeze(-2)).squeeze(-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return nn.functional.linear(x, self.weight, self.bias)

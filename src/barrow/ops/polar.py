@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["polar"]
+__all__ = ["polar", "polar_gradient"]
 
 _Factors = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -76,6 +76,32 @@ def polar(X: Tensor) -> Tensor:
     Z = X.mT if wide else X
     W: Tensor = _polar(Z if Z.dtype in _SHRINK else Z.float())[0]
     return (W.mT if wide else W).to(X.dtype)
+
+
+def polar_gradient(X: Tensor, W: Tensor, G: Tensor) -> Tensor:
+    """What :func:`polar` sends back through X for a gradient G, where the factor W of X is known already.
+
+    >>> X = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    >>> polar_gradient(X, torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    tensor([[ 0.0000,  0.2500],
+            [-0.2500,  0.0000]])
+    """
+    if X.shape[-2] < X.shape[-1]:
+        return polar_gradient(X.mT, W.mT, G.mT).mT
+    X, U, H = (t if t.dtype in _SHRINK else t.float() for t in (X, W, G))
+    with torch.no_grad(), torch.autocast(X.device.type, enabled=False):
+        Z, scale = _unit_scale(X.double() if X.device.type == "cpu" else X)
+        S = U.to(Z).mT @ Z
+        S = (S + S.mT) / 2
+        if X.device.type == "cpu":
+            s, V = torch.linalg.eigh(S)
+            s = s.clamp(min=0)
+        else:
+            norm = 1.01 * torch.linalg.matrix_norm(S @ S, keepdim=True).sqrt()
+            norm = torch.where(norm > 0, norm, 1)
+            s, V = norm.squeeze(-1).repeat_interleave(S.shape[-1], -1), S / norm
+        found: Tensor = _polar_backward(H, X, U, V, s, scale)
+        return found.to(G.dtype)
 
 
 @torch.library.custom_op("barrow::polar", mutates_args=())
@@ -218,11 +244,14 @@ def _save_nothing(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     pass
 
 
+ONCE = (
+    "polar is differentiable once: a second derivative with respect to the matrix (double backward through an "
+    "OrthogonalLinear or UnitLinear weight) is not available; detach the weight or use weight-free penalties"
+)
+
+
 def _backward_twice(ctx: Any, *_: Tensor) -> Tensor:
-    raise RuntimeError(
-        "polar is differentiable once: a second derivative with respect to the matrix (double backward through an "
-        "OrthogonalLinear or UnitLinear weight) is not available; detach the weight or use weight-free penalties"
-    )
+    raise RuntimeError(ONCE)
 
 
 _polar.register_autograd(_backward, setup_context=_save)

@@ -6,7 +6,6 @@ are settled leave. Everything is in units of epsilon. docs/performance.md says w
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from barrow.cost.kernel import SINGLE, Kernel
+from barrow.ops.rough import has_rough_products
 from barrow.ops.sinkhorn import ROUNDED, SETTLED, STEP_LIMIT, TIME_LIMIT, Aim, Found, Sides
 from barrow.solvers.base import Watch
 
@@ -51,7 +51,7 @@ def scaling(
     active = torch.arange(len(g), device=g.device)
     running, idle = torch.ones_like(active, dtype=torch.bool), torch.zeros_like(active)
     found = Found(torch.empty_like(sides.a), torch.empty_like(g), active.clone(), active.clone(), aim.error.clone())
-    rough = dtype == torch.float32 and K.device.type == "cpu" and _multiplies_bfloats()
+    rough = dtype == torch.float32 and has_rough_products(K.device)
     factor = K.bfloat16() if rough else K
     direct = rows.hard and cols.hard and not symmetric
     for count in range(1, aim.max_steps + 1):
@@ -103,12 +103,6 @@ def scaling(
             rows, cols = rows.select(left), cols.select(left)
             x, active, running, idle, want = x[left], active[left], running[left], idle[left], [t[left] for t in want]
     return found
-
-
-@functools.cache
-def _multiplies_bfloats() -> bool:
-    """Whether this CPU has instructions for products of matrices in bfloat16, twice as fast as in single precision."""
-    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _times(V: Tensor, K: Tensor) -> Tensor:
