@@ -191,3 +191,16 @@ def test_one_net_of_all_layers_compiles_into_one_graph() -> None:
     assert torch.equal(other[4].running_mean, net[4].running_mean)
     assert torch.allclose(torch.compile(other.eval(), fullgraph=True, backend="eager")(x), net.eval()(x))
     assert lipschitz_bound(net, (1, 8, 8)) == 1
+
+
+def test_transforms_of_training_mode_see_a_function() -> None:
+    layer = BatchCentering(3, dtype=torch.float64)
+    layer(images(4, 3))
+    before = copy.deepcopy(layer.state_dict())
+    x = images(5, 3)
+    J = torch.func.jacrev(layer)(x).reshape(15, 15)
+    centred = torch.eye(5, dtype=torch.float64) - 0.2
+    assert torch.allclose(J, torch.kron(centred, torch.eye(3, dtype=torch.float64)))
+    several = images(2, 5, 3)
+    assert torch.allclose(torch.func.vmap(layer)(several), several - several.mean(1, keepdim=True))
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())

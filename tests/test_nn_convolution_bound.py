@@ -112,6 +112,38 @@ def test_bound_is_within_one_percent_of_the_symbols_on_a_fine_grid(shape: tuple[
     assert bound <= torch.linalg.matrix_norm(W.permute(2, 3, 0, 1), 2).sum().item() * 1.001
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-4, 1e-2, 1.0])
+def test_bound_without_a_grid(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if every kernel were nearly orthogonal: a bound all the same, and tight for those that are.
+    monkeypatch.setattr("barrow.nn.convolution_bound._CLOSE", math.inf)
+    g = torch.Generator().manual_seed(3)
+    for groups, rows, n, k1, k2 in [
+        (1, 5, 3, 3, 2),
+        (2, 3, 5, 2, 4),
+        (3, 2, 2, 4, 4),
+        (1, 1, 1, 3, 3),
+        (1, 8, 8, 1, 3),
+    ]:
+        W = noise * torch.randn(groups * rows, n, k1, k2, generator=g, dtype=torch.float64)
+        for part in W.chunk(groups):  # a shift that differs by group, of different norms
+            tap = torch.randint(k1 * k2, (1,), generator=g).item()
+            part.flatten(2)[:, :, tap] += 3 * torch.eye(rows, n, dtype=torch.float64)
+        W[: rows if groups > 1 else 0] *= 0.5
+        symbols = torch.fft.fft2(W, s=(96, 96)).reshape(groups, rows, n, -1).permute(0, 3, 1, 2)
+        truth = torch.linalg.matrix_norm(symbols, 2).max().item()
+        assert above(convolution_norm(W, groups=groups), truth)
+        if noise < 1e-8:
+            assert convolution_norm(W, groups=groups) <= truth * (1 + 1e-6)
+
+
+def test_pixels_that_a_stride_leaves_out_cost_nothing() -> None:
+    W = nn.init.orthogonal_(torch.empty(4, 6, dtype=torch.float64)).reshape(4, 3, 2)
+    assert math.isclose(convolution_norm(W, stride=5), 1, rel_tol=1e-9)
+    W = torch.randn(2, 1, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = torch.linalg.matrix_norm(W.flatten(1), 2).item()
+    assert math.isclose(convolution_norm(W, stride=(4, 7)), truth, rel_tol=1e-9)
+
+
 def test_coarse_grids_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     # The maximum lies between the points of the coarsest grid: cos of a phase that no sample meets.
     monkeypatch.setattr("barrow.nn.convolution_bound._BUDGET", 0.0)

@@ -2,7 +2,10 @@
 
 from barrow.nn import convolution_bound as convolution_bound  # the import registers its bounds
 from barrow.nn.activations import Abs, Householder, LipschitzPReLU, MaxMin
+from barrow.nn.almost_orthogonal import AolConv1d, AolConv2d, AolLinear
+from barrow.nn.batching import batch_weights
 from barrow.nn.centering import BatchCentering, LayerCentering
+from barrow.nn.certificate import certify_critic
 from barrow.nn.classification import (
     BinaryKr,
     HingeMargin,
@@ -16,6 +19,7 @@ from barrow.nn.classification import (
     tau_cross_entropy,
 )
 from barrow.nn.critic import Critic
+from barrow.nn.export import to_plain
 from barrow.nn.kantorovich import KantorovichRubinstein, kantorovich_rubinstein
 from barrow.nn.labels import kr_weights
 from barrow.nn.linear import OrthogonalLinear, UnitLinear
@@ -48,6 +52,8 @@ from barrow.nn.multiclass import (
     multiclass_kr,
     soft_hkr,
 )
+from barrow.nn.orthogonal_convolution import OrthogonalConv1d, OrthogonalConv2d
+from barrow.nn.orthogonal_transposed import OrthogonalConvTranspose1d, OrthogonalConvTranspose2d
 from barrow.nn.pooling import (
     ScaledAdaptiveAvgPool2d,
     ScaledAdaptiveL2NormPool2d,
@@ -56,7 +62,21 @@ from barrow.nn.pooling import (
 )
 from barrow.nn.reshape import InvertibleDownSampling, InvertibleUpSampling
 from barrow.nn.residual import LipschitzResidual
+from barrow.nn.robustness import (
+    AverageCertifiedRadius,
+    BinaryAverageCertifiedRadius,
+    BinaryProvableRobustAccuracy,
+    ProvableRobustAccuracy,
+    average_certified_radius,
+    binary_average_certified_radius,
+    binary_certified_radius,
+    binary_provable_robust_accuracy,
+    certified_radius,
+    provable_robust_accuracy,
+)
+from barrow.nn.sll import SllConv2d, SllLinear
 from barrow.nn.sort import FullSort, GroupSort
+from barrow.nn.unit_convolution import UnitConv1d, UnitConv2d
 
 __all__ = [
     "Wasserstein",
@@ -74,6 +94,18 @@ __all__ = [
     "McShaneCritic",
     "OrthogonalLinear",
     "UnitLinear",
+    "OrthogonalConv1d",
+    "OrthogonalConv2d",
+    "OrthogonalConvTranspose1d",
+    "OrthogonalConvTranspose2d",
+    "UnitConv1d",
+    "UnitConv2d",
+    "AolLinear",
+    "AolConv1d",
+    "AolConv2d",
+    "SllLinear",
+    "SllConv2d",
+    "batch_weights",
     "FullSort",
     "GroupSort",
     "MaxMin",
@@ -90,6 +122,18 @@ __all__ = [
     "LayerCentering",
     "BatchCentering",
     "lipschitz_bound",
+    "certify_critic",
+    "to_plain",
+    "AverageCertifiedRadius",
+    "BinaryAverageCertifiedRadius",
+    "BinaryProvableRobustAccuracy",
+    "ProvableRobustAccuracy",
+    "average_certified_radius",
+    "binary_average_certified_radius",
+    "binary_certified_radius",
+    "binary_provable_robust_accuracy",
+    "certified_radius",
+    "provable_robust_accuracy",
     "KantorovichRubinstein",
     "kantorovich_rubinstein",
     "BinaryKr",

@@ -108,7 +108,8 @@ class BatchCentering(nn.Module):
     of the whole batch is an orthogonal projection (norm 1), but one output moves also when another sample does.
     Choose it in place of BatchNorm in 1-Lipschitz networks. Not for batches of one sample, of which nothing is left.
 
-    Under `torch.distributed` the mean is that of all processes' samples, and so is its gradient.
+    Under `torch.distributed` the mean is that of all processes' samples, and so is its gradient. Inside `torch.func`
+    transforms, which are of functions, training mode moves no buffer.
 
     Args:
         num_features: the number of means: the product of the sizes of the dimensions that are not averaged.
@@ -207,6 +208,8 @@ class BatchCentering(nn.Module):
             if x.numel() == 0:
                 raise ValueError(f"x has shape {shape(x)}: an empty batch has no mean")
             mean = x.mean(dims).flatten()
+        if torch._C._are_functorch_transforms_active():
+            return mean
         with torch.no_grad():
             self.num_batches_tracked += 1
             # Tensor arithmetic, so that nothing waits for the device and torch.compile sees one graph.

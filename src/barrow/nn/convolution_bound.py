@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from barrow.check import shape
 from barrow.nn.lipschitz import _refuse, register, spectral_norm_bound, times
 
-__all__ = ["convolution_norm"]
+__all__ = ["convolution_norm", "convolution", "transposed_convolution", "paddings"]
 
 _U = 2.0**-53
 # Samples an axis, as multiples of the kernel's degree: overshoot 1 / cos(pi / (2 r)), from 0.05 % to 5 %.
@@ -21,11 +21,10 @@ _DENSITIES = (50, 40, 32, 24, 20, 16, 14, 12, 10, 8, 6, 5)
 _BUDGET = 5e9
 # Above this even the coarsest grid is not tried.
 _LIMIT = 1e12
+# The grid is left out where the norm is known without it to this relative accuracy.
+_CLOSE = 1e-5
 # Complex numbers of the symbols that are in memory together, in batches of whole rows of the grid.
 _CHUNK = 2**21
-
-_Convolution: TypeAlias = nn.Conv1d | nn.Conv2d
-_Transposed: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d
 
 
 def convolution_norm(weight: Tensor, stride: int | Sequence[int] = 1, dilation: int | Sequence[int] = 1,
@@ -47,9 +46,14 @@ def convolution_norm(weight: Tensor, stride: int | Sequence[int] = 1, dilation: 
 
         M <= max over the grid of |T|_2 / prod over axes of cos(pi d / (2 N)).
 
-    The maximum is proved by Cholesky factorisations of t I - T*T at all points of the grid (Rump 2006), where T*T
-    comes from the autocorrelation of the kernel. The norm of the matrix sum_j |w_j| (of absolute values), exact for
-    kernels without signs, and those of the unfolded kernel times sqrt of the number of taps serve where they are
+    Where T*T is nearly constant, as for orthogonal kernels, no grid is needed: with T*T = t I + E(theta) for the mean t
+    of its diagonal, and the Fourier coefficients E_m of E, which the autocorrelation of the kernel gives,
+
+        M^2 <= t + sup |E(theta)|_F <= t + sqrt(sum_l |sum_m <E_m, E_{m+l}>|),   M^2 >= t.
+
+    The maximum over the grid is proved by Cholesky factorisations of t I - T*T at all its points (Rump 2006), where
+    T*T comes from the autocorrelation of the kernel. The norm of the matrix sum_j |w_j| (of absolute values), exact
+    for kernels without signs, and those of the unfolded kernel times sqrt of the number of taps serve where they are
     smaller.
 
     Args:
@@ -110,7 +114,9 @@ def _taps(W: Tensor, steps: Sequence[int], groups: int) -> Tensor:
     """The stride-1 kernel on unshuffled pixels, as (groups, k1, k2, rows, columns) with at least as many rows."""
     if W.ndim == 3:
         W, steps = W[..., None], [*steps, 1]
-    (s1, s2), (k1, k2) = steps, W.shape[2:]
+    k1, k2 = W.shape[2:]
+    # A stride beyond the kernel leaves out pixels, which are not columns.
+    s1, s2 = min(steps[0], k1), min(steps[1], k2)
     W = nn.functional.pad(W, (0, -k2 % s2, 0, -k1 % s1))
     V = W.reshape(groups, W.shape[0] // groups, W.shape[1], W.shape[2] // s1, s1, W.shape[3] // s2, s2)
     V = V.permute(0, 3, 5, 1, 2, 4, 6).flatten(4)
@@ -170,23 +176,52 @@ def _sampled(V: Tensor, majorant: float) -> float:
         return math.inf
     (N1, N2), (G, k1, k2, rows, n) = grid, V.shape
     R = _autocorrelation(V)
+    # Some point of the grid has an eigenvalue as large as the mean of a diagonal entry.
+    t = R[k1 - 1, k2 - 1].diagonal(dim1=-2, dim2=-1).max().item()
+    products = rows * k1 * k2 + 4
+    even = _nearly_constant(R) + 2 * products * _U * majorant**2
+    bound = math.sqrt(even) * (1 + 4 * _U)
+    if bound <= math.sqrt(t) * (1 + _CLOSE):
+        return bound
     # T(-theta) is the conjugate of T(theta): one half of one axis is enough.
     half = (N1 // 2 + 1, 1) if N2 == 1 else (N1, N2 // 2 + 1)
     E1, E2 = _waves(N1, half[0], k1 - 1), _waves(N2, half[1], k2 - 1)
-    # Some point of the grid has an eigenvalue as large as the mean of a diagonal entry.
-    t = R[k1 - 1, k2 - 1].diagonal(dim1=-2, dim2=-1).max().item()
     at_once = max(1, _CHUNK // (half[0] * G * n * n))
     for first in range(0, half[1], at_once):
         inner = torch.einsum("am,lmx->lax", E2[first : first + at_once], R.flatten(2).to(E2.dtype))
         A = (E1 @ inner.flatten(1)).reshape(-1, n, n)
         t = _raise_above(A, t)
     # Entries of T*T: the products, the two sums of waves, each wave within 32 u; all majorised by (sum |V_j|)^2.
-    products = rows * k1 * k2 + 4
     relative = (products + 8 * (k1 + k2) + 160) * _U
     cholesky = 4 * (n + 4) * _U / (1 - 8 * (n + 4) * _U) * n * t
     square = t + cholesky + 4 * _U * t + 2 * relative * majorant**2
     overshoot = math.prod(1 / math.cos(math.pi * (k - 1) / (2 * N)) for k, N in ((k1, N1), (k2, N2)))
-    return math.sqrt(square) * overshoot * (1 + 64 * _U)
+    return min(bound, math.sqrt(square) * overshoot * (1 + 64 * _U))
+
+
+def _nearly_constant(R: Tensor) -> float:
+    """A bound of |T*T| = |t I + E(theta)| by t + sup |E(theta)|_F, for the autocorrelation as it is stored.
+
+    |E(theta)|_F^2 = sum_l exp(i l theta) sum_m <E_m, E_{m+l}> needs no grid. Where E is the rounding of an orthogonal
+    kernel its parts hardly correlate, which makes this smaller than (sum_m |E_m|_F)^2 by about the number of lags.
+    """
+    L1, L2, G, n, _ = R.shape
+    E = R.clone()
+    # All groups have a mean of their own.
+    diagonal = E[L1 // 2, L2 // 2].diagonal(dim1=-2, dim2=-1)
+    t = diagonal.mean(-1)
+    diagonal -= t[:, None]
+    E = E.permute(2, 0, 1, 3, 4).reshape(G, L1 * L2, n * n)
+    gram = (E @ E.mT).reshape(G, L1, L2, L1, L2)
+    sup = torch.zeros(G, dtype=torch.float64)
+    for l1 in range(L1):
+        # (G, m2, m2'): the sum over m1 of products at lag l1.
+        lagged = gram.diagonal(l1, 1, 3).sum(-1)
+        parts = [lagged.diagonal(l2, 1, 2).sum(-1).abs() for l2 in range(1 - L2, L2)]
+        sup += torch.stack(parts).sum(0) * (2 if l1 else 1)
+    # n^2 products an entry of the Gram matrix, sums over lags, and t subtracted from the diagonal.
+    rounding = (n * n + 4 * L1 * L2 + 8) * _U * E.norm(dim=-1).sum(-1).square()
+    return float((t + (sup + rounding).sqrt()).max()) * (1 + (n + 16) * _U)
 
 
 def _raise_above(A: Tensor, t: float) -> float:
@@ -209,7 +244,7 @@ def _raise_above(A: Tensor, t: float) -> float:
         margin = min(4 * margin, 1e-2)
 
 
-def _paddings(layer: _Convolution) -> list[tuple[int, int]]:
+def paddings(layer: Any) -> list[tuple[int, int]]:
     """Pixels that torch adds before and after, an axis."""
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if layer.padding == "same":
@@ -227,8 +262,8 @@ def _copies(mode: str, before: int, after: int) -> int:
     return 1 + (before > 0) + (after > 0)
 
 
-def _periods(mode: str, before: int, after: int, reach: int) -> int:
-    """The square of the factor of an axis by periodic extension, for stride 1 (its rows contain those of any stride).
+def _periods(mode: str, before: int, after: int, reach: int, stride: int) -> int:
+    """The square of the factor of an axis by periodic extension, for a stride that divides the period.
 
     Circular: the outputs are those of the periodic convolution, whose symbols are samples of T, each computed once,
     or again where the padding exceeds the kernel's reach. Reflect: the input's extension to period 2 n - 2 has at most
@@ -236,20 +271,24 @@ def _periods(mode: str, before: int, after: int, reach: int) -> int:
     """
     excess, side = before + after - reach, max(before, after)
     if mode == "circular" and side:
-        # n + excess outputs of period n, and n >= side.
-        return 1 + max(0, -(-excess // side))
+        # ceil((n + excess) / stride) outputs, n / stride of them different, and n >= side.
+        return 1 + max(0, -(-excess // stride // -(-side // stride)))
     if mode == "reflect" and excess < side:
         return 2  # n + excess <= 2 n - 2, as n >= side + 1
     return _copies(mode, before, after)
 
 
 @register(nn.Conv1d, nn.Conv2d)
-def _convolution(layer: _Convolution, path: str) -> float:
-    """The norm on the infinite grid times the factor of the padding."""
+def convolution(layer: Any, path: str, *, divisible: bool = False) -> float:
+    """The norm on the infinite grid times the factor of the padding.
+
+    `divisible` says that the layer refuses inputs whose sizes, along axes of circular padding, are not multiples of the
+    stride.
+    """
     mode = layer.padding_mode
     if mode not in ("zeros", "circular", "reflect", "replicate"):
         raise _refuse(layer, path, f"padding_mode {mode!r} is not known; use zeros, circular, reflect or replicate")
-    pads = _paddings(layer)
+    pads = paddings(layer)
     kept = _norm(layer, path, layer.stride)
     padded = [pad for pad in pads if any(pad)]
     if mode == "zeros" or not padded:
@@ -257,16 +296,20 @@ def _convolution(layer: _Convolution, path: str) -> float:
     copies = math.prod(_copies(mode, *pad) for pad in padded)
     bound = times(kept, _root(copies))
     reaches = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    periods = math.prod(_periods(mode, *pad, reach) for pad, reach in zip(pads, reaches, strict=True) if any(pad))
+    # The wrapped rows of a strided layer lie on another lattice where the stride does not divide the period; those of
+    # stride 1 contain them.
+    strides = tuple(layer.stride) if divisible and mode == "circular" else (1,) * len(pads)
+    periods = math.prod(
+        _periods(mode, *pad, reach, s) for pad, reach, s in zip(pads, reaches, strides, strict=True) if any(pad)
+    )
     if periods < copies:
-        # The wrapped rows of a strided layer lie on another lattice where the stride does not divide the period.
-        dense = kept if set(layer.stride) == {1} else _norm(layer, path, (1,) * len(pads))
+        dense = kept if strides == tuple(layer.stride) else _norm(layer, path, strides)
         bound = min(bound, times(dense, _root(periods)))
     return bound
 
 
 @register(nn.ConvTranspose1d, nn.ConvTranspose2d)
-def _transposed(layer: _Transposed, path: str) -> float:
+def transposed_convolution(layer: Any, path: str) -> float:
     """The adjoint's norm: padding crops the output, and output_padding shows more of that on the infinite grid."""
     if layer.padding_mode != "zeros":
         raise _refuse(layer, path, f"padding_mode {layer.padding_mode!r} is not known; use zeros")
@@ -287,7 +330,7 @@ def _root(square: int) -> float:
     return 1.0 if square == 1 else math.sqrt(square) * (1 + 2 * _U)
 
 
-def _norm(layer: _Convolution | _Transposed, path: str, stride: Sequence[int]) -> float:
+def _norm(layer: Any, path: str, stride: Sequence[int]) -> float:
     try:
         return convolution_norm(layer.weight, stride, layer.dilation, layer.groups)
     except ValueError as error:

@@ -7,11 +7,28 @@ given, and :func:`barrow.nn.lipschitz_bound` certifies the result.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
-from barrow.compat.torchlip import functional
+from barrow.compat.torchlip import functional, init, normalizers, utils
+from barrow.compat.torchlip import rounding as rounding  # the import registers its rules
+from barrow.compat.torchlip.convolutions import (
+    FrobeniusConv2d,
+    SpectralConv1d,
+    SpectralConv2d,
+    SpectralConvTranspose2d,
+)
+from barrow.compat.torchlip.export import (
+    LipschitzModule,
+    ScaledLipschitzModule,
+    SharedLipFactory,
+    WithCoefficient,
+    check_tolerances,
+    vanilla_model,
+)
+from barrow.compat.torchlip.export import coefficient as _coefficient
 from barrow.compat.torchlip.layers import (
     BatchCentering,
     GroupSort2,
@@ -27,7 +44,6 @@ from barrow.compat.torchlip.layers import (
     ScaledAvgPool2d,
     ScaledL2NormPool2d,
 )
-from barrow.compat.torchlip.layers import coefficient as _coefficient
 from barrow.compat.torchlip.losses import (
     CategoricalHingeLoss,
     HingeMarginLoss,
@@ -43,14 +59,19 @@ from barrow.compat.torchlip.losses import (
     TauCrossEntropyLoss,
     process_labels_for_multi_gpu,
 )
+from barrow.compat.torchlip.normalization import BatchLipNorm, ScaleBiasLayer
+from barrow.compat.torchlip.padded_convolutions import PadConv1d, PadConv2d
+from barrow.compat.torchlip.sorting import FullSort, GroupSort
+from barrow.nn.export import Scale, register_export
 from barrow.nn.linear import OrthogonalLinear, UnitLinear
 from barrow.nn.lipschitz import linear, register, sequential, times
-from barrow.nn.sort import FullSort, GroupSort
 from barrow.ops.polar import polar
 
 __all__ = [
     "BatchCentering",
+    "BatchLipNorm",
     "CategoricalHingeLoss",
+    "FrobeniusConv2d",
     "FrobeniusLinear",
     "FullSort",
     "GroupSort",
@@ -67,27 +88,43 @@ __all__ = [
     "LPReLU",
     "LayerCentering",
     "LipResidual",
+    "LipschitzModule",
+    "LipschitzPReLU",
     "LseHKRMulticlassLoss",
     "MaxMin",
     "NegKRLoss",
+    "PadConv1d",
+    "PadConv2d",
+    "ScaleBiasLayer",
     "ScaledAdaptativeL2NormPool2d",
     "ScaledAdaptiveAvgPool2d",
     "ScaledAvgPool2d",
     "ScaledL2NormPool2d",
+    "ScaledL2NormPooling2D",
+    "ScaledLipschitzModule",
     "Sequential",
+    "SharedLipFactory",
     "SoftHKRMulticlassLoss",
+    "SpectralConv1d",
+    "SpectralConv2d",
+    "SpectralConvTranspose2d",
     "SpectralLinear",
     "TauBCEWithLogitsLoss",
     "TauCrossEntropyLoss",
     "functional",
+    "init",
+    "normalizers",
     "process_labels_for_multi_gpu",
+    "utils",
+    "vanilla_model",
 ]
 
-# What the orthogonal factor is always within; a tighter request cannot be honoured.
-_ACCURACY = 1e-6
+# Two names that torchlip lists without having them.
+LipschitzPReLU = LPReLU
+ScaledL2NormPooling2D = ScaledL2NormPool2d
 
 
-class SpectralLinear(OrthogonalLinear):
+class SpectralLinear(OrthogonalLinear, WithCoefficient):
     """A linear layer whose weight has all singular values equal to k_coef_lip: :class:`barrow.nn.OrthogonalLinear` x k.
 
     Args:
@@ -95,12 +132,12 @@ class SpectralLinear(OrthogonalLinear):
         out_features: size of the last dimension of the output.
         bias: add a learned vector.
         k_coef_lip: the Lipschitz constant of the layer.
-        eps_spectral: largest tolerated error of the norm; always met, so any value from 1e-6 up is the same.
+        eps_spectral: largest tolerated error of the norm; always met, so any value from 1e-5 up is the same.
         eps_bjorck: largest tolerated error of orthogonality, likewise. None, which in torchlip leaves out the
             orthogonalisation, is refused.
 
     Raises:
-        ValueError: a size or coefficient is not positive, a tolerance is below 1e-6, or eps_bjorck is None.
+        ValueError: a size or coefficient is not positive, a tolerance is below 1e-5, or eps_bjorck is None.
 
     >>> import torch
     >>> layer = SpectralLinear(8, 3, k_coef_lip=2.0)
@@ -117,28 +154,16 @@ class SpectralLinear(OrthogonalLinear):
         eps_spectral: float = 1e-3,
         eps_bjorck: float | None = 1e-3,
     ) -> None:
-        if eps_bjorck is None:
-            raise ValueError(
-                "eps_bjorck=None (a layer of norm 1 that is not orthogonal) does not exist here: leave it out, "
-                "orthogonal weights also have norm 1"
-            )
-        for name, eps in (("eps_spectral", eps_spectral), ("eps_bjorck", eps_bjorck)):
-            if not eps >= _ACCURACY:
-                raise ValueError(f"{name} = {eps} cannot be met: weights are accurate to {_ACCURACY}; leave it out")
-        self.k_coef_lip = _coefficient(k_coef_lip)
+        check_tolerances(eps_spectral, eps_bjorck)
         super().__init__(in_features, out_features, bias)
-
-    @property
-    def weight(self) -> Tensor:
-        """The matrix (out_features, in_features), k_coef_lip times orthogonal."""
-        return _scaled(polar(self.raw_weight), self.k_coef_lip)
+        self.k_coef_lip = self.gain = _coefficient(k_coef_lip)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the printed layer."""
         return super().extra_repr() + _shown(self.k_coef_lip)
 
 
-class FrobeniusLinear(UnitLinear):
+class FrobeniusLinear(UnitLinear, WithCoefficient):
     """A linear layer whose weight is divided by its Frobenius norm, row by row or as a whole, times k_coef_lip.
 
     Args:
@@ -164,12 +189,11 @@ class FrobeniusLinear(UnitLinear):
         disjoint_neurons: bool = True,
         k_coef_lip: float = 1.0,
     ) -> None:
+        super().__init__(in_features, out_features, bias)
         self.disjoint_neurons = bool(disjoint_neurons)
         self.k_coef_lip = _coefficient(k_coef_lip)
-        super().__init__(in_features, out_features, bias)
 
-    @property
-    def weight(self) -> Tensor:
+    def derive(self) -> Tensor:
         """The normalised matrix (out_features, in_features)."""
         if self.disjoint_neurons:
             unit = polar(self.raw_weight.unsqueeze(-2)).squeeze(-2)
@@ -183,7 +207,7 @@ class FrobeniusLinear(UnitLinear):
         return super().extra_repr() + disjoint + _shown(self.k_coef_lip)
 
 
-class Sequential(nn.Sequential):
+class Sequential(nn.Sequential, WithCoefficient):
     """Layers in a row, times k_coef_lip: the constant of the whole is k_coef_lip times the product of the layers'.
 
     Args:
@@ -238,3 +262,12 @@ register(SpectralLinear, FrobeniusLinear)(linear)
 @register(Sequential)
 def _sequential(module: Sequential, path: str) -> float:
     return times(sequential(module, path), module.k_coef_lip)
+
+
+@register_export(Sequential)
+def _plain_sequential(module: Sequential) -> nn.Module:
+    parts = OrderedDict((name, part) for name, part in module._modules.items() if part is not None)
+    if module.k_coef_lip != 1:
+        free = next(str(i) for i in range(len(parts), 2 * len(parts) + 1) if str(i) not in parts)
+        parts[free] = Scale(module.k_coef_lip)
+    return nn.Sequential(parts)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from barrow.check import shape
+from barrow.compat.torchlip.export import WithCoefficient, coefficient
+from barrow.compat.torchlip.normalization import ScaleBiasLayer
 from barrow.nn import activations, centering, pooling, reshape
 from barrow.nn.activations import finite, householder, slopes_for
 from barrow.nn.linear import positive_integer
@@ -38,15 +40,7 @@ __all__ = [
 ]
 
 
-def coefficient(k_coef_lip: float) -> float:
-    """Accept a positive finite coefficient and refuse the rest."""
-    k = float(k_coef_lip)
-    if not (math.isfinite(k) and k > 0):
-        raise ValueError(f"k_coef_lip must be positive and finite, got {k_coef_lip}")
-    return k
-
-
-class _Times(nn.Module):
+class _Times(nn.Module, WithCoefficient):
     """The layer that stands behind it in the order of inheritance, times k_coef_lip."""
 
     k_coef_lip: float
@@ -64,7 +58,7 @@ class _Times(nn.Module):
         return f"{shown}, k_coef_lip={self.k_coef_lip}" if shown else f"k_coef_lip={self.k_coef_lip}"
 
 
-class MaxMin(nn.Module):
+class MaxMin(nn.Module, WithCoefficient):
     """Positive and negative parts side by side, times k_coef_lip: twice the width, as in torchlip.
 
         y = k_coef_lip cat(relu(x), relu(-x))
@@ -112,7 +106,7 @@ class GroupSort2(_Times, GroupSort):
         self.k_coef_lip = coefficient(k_coef_lip)
 
 
-class LPReLU(nn.Module):
+class LPReLU(nn.Module, WithCoefficient):
     """A leaky ReLU with a learned slope clamped to [-k_coef_lip, k_coef_lip].
 
         y = min(1, k) max(x, 0) + min(max(weight, -k), k) min(x, 0)
@@ -364,6 +358,13 @@ class BatchCentering(centering.BatchCentering):
             self.reset_running_mean()
         super().train(mode)
         return self
+
+    def vanilla_export(self) -> ScaleBiasLayer:
+        """What the layer does in eval mode, as one addition."""
+        layer = ScaleBiasLayer(1.0, self.num_features)
+        bias = -self.running_mean if self.bias is None else self.bias.detach() - self.running_mean
+        layer.bias = nn.Parameter(bias)
+        return layer.train(self.training)
 
 
 @register(
