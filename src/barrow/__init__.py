@@ -4,7 +4,7 @@ from barrow import nn
 from barrow.certify import certify
 from barrow.check import Incompatible
 from barrow.cost import Cost, Dense, Grid, Points, Tree
-from barrow.estimate import Estimate, estimate
+from barrow.estimate import Estimate, Images, estimate
 from barrow.functional import (
     ConvergenceWarning,
     barycenter,
@@ -39,6 +39,6 @@ __all__ = [
     "wasserstein", "transport_cost", "sinkhorn_cost", "sinkhorn_divergence", "sliced_wasserstein", "wasserstein_1d",
     "emd_1d", "tree_emd", "tangent", "label_wasserstein", "sinkhorn_transport", "sinkhorn_ball",
     "barycenter", "debiased_barycenter", "free_barycenter",
-    "estimate", "Estimate", "nn",
+    "estimate", "Estimate", "Images", "nn",
     "SolveError", "BadInput", "Incompatible", "ConvergenceWarning",
 ]  # fmt: skip

@@ -13,8 +13,9 @@ import typer
 import barrow
 from barrow.cli.complaint import BAD_INPUT, INTERRUPTED, Complaint, one_line
 from barrow.cli.doctor import doctor
+from barrow.cli.estimation import estimate
 from barrow.cli.experiments import demo, study
-from barrow.cli.transport import distance, estimate
+from barrow.cli.transport import distance
 from barrow.studies import MissingExtra
 
 __all__ = ["app", "main"]

@@ -54,23 +54,22 @@ def read_clouds(x: Path, y: Path) -> tuple[Measure, Measure]:
             f"the points of {x} have {one.points.shape[1]} coordinates but those of {y} have {two.points.shape[1]}: "
             "both must live in one space"
         )
-    return _alike(one, two)
+    return alike(one, two)
 
 
-def read_samples(x: Path, y: Path) -> tuple[Measure, Measure]:
-    """Two samples (n, ...), (m, ...) of one trailing shape and one precision, without weights."""
-    one, two = read(x), read(y)
-    for measure in (one, two):
-        if measure.weights is not None:
-            raise Complaint(
-                f"{measure.path} has weights, but estimate needs plain samples: resample it by its weights first"
-            )
-    shapes = [tuple(m.points.shape[1:]) for m in (one, two)]
-    if shapes[0] != shapes[1]:
-        raise Complaint(
-            f"a sample of {x} has shape {shapes[0]} but one of {y} has shape {shapes[1]}: both must have the same shape"
-        )
-    return _alike(one, two)
+def read_samples(path: Path) -> Measure:
+    """Samples (n, ...) of any shape, without weights."""
+    measure = read(path)
+    if measure.weights is not None:
+        raise Complaint(f"{path} has weights, but estimate needs plain samples: resample it by its weights first")
+    return measure
+
+
+def alike(one: Measure, two: Measure) -> tuple[Measure, Measure]:
+    """Both in the precision of the finer one."""
+    tensors = [t for m in (one, two) for t in (m.points, m.weights) if t is not None]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    return one.to(dtype), two.to(dtype)
 
 
 def read(path: Path) -> Measure:
@@ -148,12 +147,6 @@ def _as_cloud(measure: Measure) -> Measure:
             f"reshape it to {flat}"
         )
     return dataclasses.replace(measure, points=points[:, None] if points.dim() == 1 else points)
-
-
-def _alike(one: Measure, two: Measure) -> tuple[Measure, Measure]:
-    tensors = [t for m in (one, two) for t in (m.points, m.weights) if t is not None]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    return one.to(dtype), two.to(dtype)
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------

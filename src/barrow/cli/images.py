@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import torch
 
 from barrow.cli.complaint import Complaint, one_line
 from barrow.cli.files import Measure
+from barrow.estimate.images import GREY, LUMINANCE, decode
 from barrow.studies import need
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L", but not rounded to whole levels
 
 
 def are_images(x: Path, y: Path) -> bool:
@@ -49,34 +47,18 @@ def _measure(path: Path, grey: npt.NDArray[np.float64]) -> Measure:
 def _grey(path: Path) -> npt.NDArray[np.float64]:
     """Luminance times opacity, pixel by pixel, from 0."""
     need("PIL")
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not path.exists():
-        raise Complaint(f"{path} does not exist: give the path of an image")
-    if path.is_dir():
-        raise Complaint(f"{path} is a directory: give the path of an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if (count := getattr(image, "n_frames", 1)) > 1:
-                    raise Complaint(f"{path} holds {count} pictures: save the one that is meant")
-                grey = _levels(ImageOps.exif_transpose(image))
-    except (Complaint, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise Complaint(f"{path} is not an image that Pillow can read") from None
-    except Exception as error:  # damaged bytes raise nearly anything: zlib, struct, SyntaxError
-        raise Complaint(f"{path} cannot be read as an image: {one_line(error)}") from None
-    if not grey.any():
-        raise Complaint(f"{path} is blank, all its pixels are black or transparent: an image must have some mass")
-    return grey
+        return decode(path, _levels)
+    except ValueError as error:
+        raise Complaint(one_line(error)) from None
 
 
 def _levels(image: Any) -> npt.NDArray[np.float64]:
     if image.mode in GREY and "transparency" not in image.info:
-        return np.asarray(image, dtype=np.float64)
-    colours = np.asarray(image.convert("RGBA"), dtype=np.float64)
-    levels: npt.NDArray[np.float64] = colours[..., :3] @ np.array(LUMINANCE) * colours[..., 3] / 255
+        levels: npt.NDArray[np.float64] = np.asarray(image, dtype=np.float64)
+    else:
+        colours = np.asarray(image.convert("RGBA"), dtype=np.float64)
+        levels = colours[..., :3] @ np.array(LUMINANCE) * colours[..., 3] / 255
+    if not levels.any():
+        raise ValueError("is blank, all its pixels are black or transparent: an image must have some mass")
     return levels

@@ -1,4 +1,4 @@
-"""``barrow distance`` and ``barrow estimate``."""
+"""``barrow distance``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import barrow
@@ -178,68 +177,3 @@ def _root(cost: float, p: float, way: int) -> float:
     # The power is off by a unit roundoff, and 1/p by another, which the logarithm of the cost magnifies.
     error = sys.float_info.epsilon * (2 + abs(math.log(cost)) / p)
     return root * (1 + way * error)
-
-
-def estimate(
-    x: X,
-    y: Y,
-    steps: Annotated[int, typer.Option(help="Training steps of the critic.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
-    confidence: Annotated[float, typer.Option(help="Probability that the truth is in the bracket.")] = 0.95,
-    json: Json = False,
-    plot: Plot = None,
-) -> None:
-    """The distance W_1 between the two laws that samples were drawn from, with a 1-Lipschitz network.
-
-    A critic, 1-Lipschitz by construction, is trained on one half of the samples and judged on the other: that bounds
-    W_1 between the laws from below. Exact transport between minibatches bounds it from above.
-
-    FILES. .npy or .npz as for `barrow distance`, of any shape (n, ...): images keep theirs; .csv likewise. At least
-    four samples a law, no weights.
-
-    JSON KEYS. quantity ("W_1"); value, stderr; lower, upper, confidence: the bracket; lipschitz_bound: the certified
-    Lipschitz constant of the critic; steps, seed; n, m, shape: of one sample; seconds. Infinities are null.
-
-    EXIT CODES. 0: done; 2: bad input; 130: interrupted.
-    """
-    if plot is not None:
-        plots.plottable(plot)
-    left, right = files.read_samples(x, y)
-    from barrow.estimate import estimate as run
-
-    curve: list[tuple[int, float]] = []
-    try:
-        generator = torch.Generator().manual_seed(seed)
-    except (RuntimeError, ValueError, OverflowError):
-        raise Complaint(f"--seed is {seed}, but it must be a whole number of 64 bits") from None
-    start = time.perf_counter()
-    with report.bar(silent=json) as progress:
-
-        def note(step: int, total: int, value: float) -> None:
-            curve.append((step, value))
-            progress(f"critic: W_1 >= {value:.5g} on its samples", step, total)
-
-        try:
-            found = run(
-                left.points, right.points, steps=steps, confidence=confidence, generator=generator, progress=note
-            )
-        except ValueError as error:
-            raise Complaint(one_line(error)) from None
-    seconds = time.perf_counter() - start
-    if plot is not None:
-        plots.save(plots.draw_training(curve, found), plot)
-    n, m, shape = len(left.points), len(right.points), list(left.points.shape[1:])
-    if json:
-        report.one_line_json({
-            "quantity": "W_1", "value": found.value, "stderr": found.stderr, "lower": found.lower, "upper": found.upper,
-            "confidence": found.confidence, "lipschitz_bound": found.lipschitz_bound, "steps": found.steps,
-            "seed": seed, "n": n, "m": m, "shape": shape, "seconds": seconds,
-        })  # fmt: skip
-        return
-    report.pairs({
-        "W_1": f"{found.value:.6g} ± {found.stderr:.2g}",
-        "truth in": f"[{found.lower:.6g}, {found.upper:.6g}]  (with confidence {found.confidence:g})",
-        "critic": f"Lipschitz constant at most {found.lipschitz_bound:.8g}, {found.steps} steps",
-        "samples": f"{n} and {m} of shape {tuple(shape)}",
-        "seconds": f"{seconds:.3f}",
-    })  # fmt: skip

@@ -22,6 +22,8 @@ __all__ = ["OrthogonalLinear", "UnitLinear"]
 
 # Weights with more entries gain nothing from a common product on the CPU.
 _ALONE = 1 << 16
+# From this many singular values on the exact derivative at any raw weight costs more than the rest of a step.
+_MOVED_FROM = 256
 
 
 def positive_integer(name: str, value: SupportsIndex) -> int:
@@ -96,11 +98,13 @@ class OrthogonalLinear(_Normalised):
     In float32 and float64 the stored weight is itself a contraction; rounded to half precision its norm can exceed 1
     by 1e-2, which :func:`lipschitz_bound` reports.
 
-    In training, with gradients, the layer moves `raw_weight` onto its orthogonal factor times the mean singular value,
-    which changes no output: its gradient then is tangent to the manifold, the next step of any optimiser starts there,
-    and the way back takes a few products of matrices. The scale is kept because it grows under Adam, which lowers the
-    effective learning rate as training goes on; weight decay and huge learning rates cannot break the weight. Layers of
-    one shape can do it in one batched product: :func:`barrow.nn.batch_weights`.
+    A layer of at least 256 inputs and outputs, in training with gradients, moves `raw_weight` onto its orthogonal
+    factor times the mean singular value, which changes no output: the gradient then is tangent to the manifold, the
+    next step of any optimiser starts there, and derivative and way back take a few products of matrices. The scale is
+    kept because it grows under Adam, which lowers the effective learning rate as training goes on. In a smaller layer,
+    where the exact derivative is cheap, the raw weight is left alone, so that each singular value lowers its own rate.
+    Weight decay and huge learning rates cannot break either. Layers of one shape can derive their weights in one
+    batched product: :func:`barrow.nn.batch_weights`.
 
     Args:
         in_features: size of the last dimension of the input.
@@ -136,7 +140,7 @@ class OrthogonalLinear(_Normalised):
         traced = torch.is_grad_enabled() and raw.requires_grad
         if not cache.describes(raws):
             _retract_together([self] if self._group is None else self._group.stale(self))
-        if traced and self.training and cache.moved_to is not None:
+        if traced and self.training and cache.moved_to is not None and min(raw.shape) >= _MOVED_FROM:
             self._move()
         if not traced:
             return self._times_gain(cache.value)
