@@ -1,9 +1,24 @@
-"""Critic objectives and penalties of the WGAN family, as functions that compose by addition.
+"""The WGAN family: critic objectives and penalties as functions that compose by addition, and their training.
 
 One sign everywhere: the critic is high on x (the data) and low on y (what the generator made), whatever is returned is
 to be minimised, and the estimate mean f(x) - mean f(y) is never negative at the optimum.
 """
 
+from barrow.generative.game import Diverged, Wgan
+from barrow.generative.methods import (
+    Method,
+    Round,
+    c_transform_gan,
+    cowgan,
+    ct_gan,
+    hinge_gan,
+    lipschitz_gan,
+    lsot_gan,
+    wgan,
+    wgan_gp,
+    wgan_lp,
+)
+from barrow.generative.models import digit_critic, digit_generator, perceptron
 from barrow.generative.objectives import (
     c_transform,
     c_transform_critic_loss,
@@ -21,6 +36,7 @@ from barrow.generative.penalties import (
     interpolates,
     pairwise_penalty,
 )
+from barrow.generative.training import train
 
 __all__ = [
     "wgan_critic_loss",
@@ -36,4 +52,21 @@ __all__ = [
     "consistency_penalty",
     "pairwise_penalty",
     "clip_parameters_",
+    "Method",
+    "Round",
+    "wgan",
+    "wgan_gp",
+    "wgan_lp",
+    "ct_gan",
+    "lipschitz_gan",
+    "hinge_gan",
+    "c_transform_gan",
+    "cowgan",
+    "lsot_gan",
+    "Wgan",
+    "train",
+    "Diverged",
+    "perceptron",
+    "digit_generator",
+    "digit_critic",
 ]
