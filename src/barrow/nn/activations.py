@@ -12,6 +12,7 @@ from barrow.check import shape
 from barrow.nn.linear import positive_integer
 from barrow.nn.lipschitz import register
 from barrow.nn.sort import feature_dim
+from barrow.ops.pair_sort import pair_sort
 
 __all__ = ["Abs", "Householder", "LipschitzPReLU", "MaxMin"]
 
@@ -49,8 +50,7 @@ class MaxMin(nn.Module):
                 f"MaxMin needs an even number of features, got {x.shape[dim]} (dimension {dim} of {shape(x)}): "
                 "change the width, or use Abs()"
             )
-        first, second = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
-        return torch.stack((torch.minimum(first, second), torch.maximum(first, second)), dim + 1).flatten(dim, dim + 1)
+        return pair_sort(*x.unflatten(dim, (-1, 2)).unbind(dim + 1), dim + 1).flatten(dim, dim + 1)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the printed layer."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import SupportsIndex
 
-import torch
 from torch import Tensor, nn
 
 from barrow.check import shape
 from barrow.nn.linear import positive_integer
+from barrow.ops.pair_sort import pair_sort
 
 __all__ = ["FullSort", "GroupSort"]
 
@@ -63,9 +63,8 @@ class GroupSort(nn.Module):
             )
         grouped = x.unflatten(dim, (features // self.group_size, self.group_size))
         if self.group_size == 2:
-            # Two comparisons instead of a sort: several times faster on images.
-            first, second = grouped.unbind(dim + 1)
-            result = torch.stack((torch.minimum(first, second), torch.maximum(first, second)), dim + 1)
+            # One comparison instead of a sort: several times faster on images.
+            result = pair_sort(*grouped.unbind(dim + 1), dim + 1)
         else:
             result = grouped.sort(dim + 1).values
         return result.flatten(dim, dim + 1)
