@@ -64,7 +64,8 @@ unit: setup ## unit tests, laws, doctests, README
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 bench: setup ## benchmarks against peers; appends to benchmarks/results.csv
-	$(BIN)/pip install --quiet POT==0.9.7.post1 geomloss==0.3.1 pykeops==2.3 ott-jax==0.6.0 jax==0.10.2 jaxlib==0.10.2
+	$(BIN)/pip install --quiet POT==0.9.7.post1 geomloss==0.3.1 pykeops==2.3 ott-jax==0.6.0 jax==0.10.2 jaxlib==0.10.2 \
+	    deel-torchlip==1.0.5 orthogonium==0.0.4
 	$(BIN)/python -m benchmarks
 
 sanitize: $(DRIVERS:%=.build/sanitized/%) ## the C++ core under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -15,12 +15,14 @@ from benchmarks.exact import EXACT
 from benchmarks.harness import HERE, append, show
 from benchmarks.images import IMAGES
 from benchmarks.line import LINE, SLICED
+from benchmarks.lipschitz import CONVOLUTION_STEP, LINEAR_STEP
 from benchmarks.losses import DIVERGENCE, HISTOGRAMS, MEMORY
 from benchmarks.measure import compare, use_threads
 
 EXACTLY = (EXACT, CLOUDS, BATCH, IMAGES, LINE, SLICED)
 ENTROPIC = (SWEEP, SINKHORN, DIVERGENCE, MEMORY, HISTOGRAMS, MANYSMALL)
-CASES = {case.name: case for case in (*EXACTLY, *ENTROPIC)}
+LIPSCHITZ = (LINEAR_STEP, CONVOLUTION_STEP)
+CASES = {case.name: case for case in (*EXACTLY, *ENTROPIC, *LIPSCHITZ)}
 
 
 def main(

@@ -9,6 +9,7 @@ import torch
 import typer
 from benchmarks import clouds, entropic, gpu, harness, line, losses, measure, peers
 from benchmarks.harness import ABSENT, Case, Contender, Judged, Row, Setting
+from benchmarks.lipschitz import CONVOLUTION_STEP, LINEAR_STEP
 from typer.testing import CliRunner
 
 import barrow
@@ -198,3 +199,14 @@ def test_nothing_is_measured_on_a_device_that_is_not_there(tmp_path):
     assert said.exit_code == 1
     assert "There is no CUDA device here" in said.output
     assert not (tmp_path / "gpu.csv").exists()
+
+
+@pytest.mark.parametrize("case", [LINEAR_STEP, CONVOLUTION_STEP], ids=lambda case: case.name)
+def test_training_steps_of_our_layers_stay_orthogonal(case):
+    data = case.make(Setting(4, 3, 8, "orthogonal"))
+    ours, plain = case.contenders[0], case.contenders[-1]
+    for contender, orthogonal in ((ours, True), (plain, False)):
+        for _ in range(2):
+            found = contender.run(data)
+        judged = case.judge(None, contender.answer(found))
+        assert (judged.gap < 1e-5) == orthogonal
