@@ -130,18 +130,23 @@ def test_missing_packages_are_named() -> None:
 # -- whole studies -----------------------------------------------------------------------------------------------------
 
 
+# Claims that some quick run refutes: the paper's need larger networks than minutes allow, and are not lowered.
+REFUTED = {"consistency"}
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_from_the_command_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["study", name, "--quick", "--seed", "3", "--output", "made/reports"])
     out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
+    assert err == ""
     assert "\x1b" not in out
-    assert "NO" not in out
+    assert ("NO" in out) == (code == 1)
+    assert code == 0 or (code == 1 and name in REFUTED)
     folder = Path("made/reports") / name
     assert {path.name for path in folder.iterdir()} == {"results.json", f"{name}.png"}
     assert is_a_picture(folder / f"{name}.png")
     results = json.loads((folder / "results.json").read_text())
-    assert (results["study"], results["seed"], results["quick"], results["holds"]) == (name, 3, True, True)
+    assert (results["study"], results["seed"], results["quick"], results["holds"]) == (name, 3, True, code == 0)
     assert len(results["claims"]) >= 6
     assert all(set(claim) == {"sentence", "expected", "measured", "holds"} for claim in results["claims"])
     assert set(results["versions"]) == {"barrow", "python", "torch", "numpy"}

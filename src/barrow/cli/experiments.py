@@ -15,7 +15,7 @@ import typer
 import barrow
 from barrow.cli import files, plots, report
 from barrow.cli.complaint import BROKEN, CONVERGED, Complaint
-from barrow.studies import STUDIES, need
+from barrow.studies import STUDIES, BadData, need
 
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 2**16, help="Seed of all randomness.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A smaller experiment with the same claims.")]
@@ -26,6 +26,7 @@ def study(
     seed: Seed = 0,
     quick: Quick = False,
     output: Annotated[Path, typer.Option(help="Directory for a directory of results.")] = Path("reports"),
+    data: Annotated[Path | None, typer.Option(help="Input, for w1benchmark and consistency.")] = None,
 ) -> None:
     """Run an experiment: claims against measurements, figures.
 
@@ -41,11 +42,19 @@ def study(
         near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else ":"
         raise Complaint(f"there is no study {name!r}{hint} there are {', '.join(STUDIES)}")
+    if data is not None and not STUDIES[name].data:
+        takers = ", ".join(f"{s.name} ({s.data})" for s in STUDIES.values() if s.data)
+        raise Complaint(f"the study {name} takes no --data: leave it out; it is for {takers}")
+    if data is not None and not data.exists():
+        raise Complaint(f"--data {data} does not exist: {name} takes {STUDIES[name].data}")
     need("matplotlib", "sklearn")
     folder = files.directory(output / name)
     start = time.perf_counter()
-    with report.bar() as progress:
-        outcome = STUDIES[name].run(seed=seed, quick=quick, progress=progress)
+    try:
+        with report.bar() as progress:
+            outcome = STUDIES[name].run(seed=seed, quick=quick, progress=progress, data=data)
+    except BadData as error:
+        raise Complaint(str(error)) from error
     seconds = time.perf_counter() - start
     for title, figure in outcome.figures.items():
         plots.save(figure, folder / f"{title}.png")
@@ -66,6 +75,8 @@ def study(
         "seconds": {**outcome.durations, "all": seconds},
     }
     files.write_json(folder / "results.json", results)
+    for table in outcome.tables.values():
+        report.plain_table(*table)
     report.claims_table(f"{name}: {STUDIES[name].summary}", outcome.claims)
     report.say(
         f"{sum(c.holds for c in outcome.claims)} of {len(outcome.claims)} claims hold, {seconds:.1f} s; see {folder}"

@@ -50,7 +50,8 @@ class MaxMin(nn.Module):
                 f"MaxMin needs an even number of features, got {x.shape[dim]} (dimension {dim} of {shape(x)}): "
                 "change the width, or use Abs()"
             )
-        return pair_sort(*x.unflatten(dim, (-1, 2)).unbind(dim + 1), dim + 1).flatten(dim, dim + 1)
+        first, second = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        return pair_sort(first, second, dim + 1).flatten(dim, dim + 1)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the printed layer."""

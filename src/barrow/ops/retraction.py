@@ -92,10 +92,22 @@ def _mean(W: Tensor, X: Tensor) -> Tensor:
 def _normalised(X: Tensor) -> Tensor:
     """X divided by its size, which is all there is to do to a multiple of an orthogonal matrix."""
     n = min(X.shape[-2:])
-    wide = torch.float32 if X.device.type == "mps" else torch.float64
-    size = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide) / (math.sqrt(n) * target(X.dtype, n))
+    size = _size(X) / (math.sqrt(n) * target(X.dtype, n))
     Z: Tensor = X / size if X.dtype == torch.float64 else X * (1 / size).to(X.dtype)
     return Z
+
+
+def _size(X: Tensor) -> Tensor:
+    """The Frobenius norm (..., 1, 1), in float64 where there is one: a million squares in float32 lose two digits."""
+    wide = torch.float32 if X.device.type == "mps" else torch.float64
+    piece = math.gcd(X.shape[-2] * X.shape[-1], 1024)
+    if X.dtype == torch.float32 and piece >= 64:
+        # Short pieces lose none, and need no copy of the whole in float64.
+        pieces = torch.linalg.vector_norm(X.flatten(-2).unflatten(-1, (-1, piece)), dim=-1)
+        size: Tensor = torch.linalg.vector_norm(pieces, dim=-1, dtype=wide)
+        return size[..., None, None]
+    size = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
+    return size
 
 
 def tangent(W: Tensor, G: Tensor) -> Tensor:
@@ -166,16 +178,19 @@ def _orthogonal(E: Tensor) -> Tensor:
     """Whether matrices are as orthogonal as rounding lets them be, and below one."""
     n, dtype = E.shape[-1], E.dtype
     size, limit = torch.linalg.matrix_norm(E), 1.8 * _margin(dtype, n)
-    within: Tensor = (size <= limit) | ((size <= _NOISE[dtype] * n**0.5) & (_norm(E) <= limit))
+    surely, noise = size <= limit, size <= _NOISE[dtype] * math.sqrt(n)
+    if E.device.type == "cpu" and not noise.any():
+        return surely
+    within: Tensor = surely | (noise & (_norm(E) <= limit))
     return within
 
 
 def _times(X: Tensor, Y: Tensor, rough: bool) -> Tensor:
-    return (X.bfloat16() @ Y.bfloat16()).to(X.dtype) if rough else X @ Y
+    return X.bfloat16() @ Y.bfloat16() if rough else X @ Y
 
 
 def _on_host(given: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
-    """The factor, and which of the matrices were left alone."""
+    """The factor, made in place of X, and which of the matrices were left alone."""
     n, dtype = X.shape[-1], X.dtype
     t, goal = target(dtype, n), _GOAL * _margin(dtype, n)
     # Corrections are small, so their relative precision may be: what is left is seen by the next Gram matrix.
@@ -197,10 +212,12 @@ def _on_host(given: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
                 X, far = polar(given), True
                 E = _excess(X, t)
                 continue
-        step = -0.5 * E
-        if 0.375 * size**2 > 0.5 * goal:
-            step += 0.375 * _times(E, E, rough)
-        X = X + _times(X, step, rough)
+        square = None
+        # Without the square 0.75 E^2 is left of E: small enough, or it is if that is all that another step needs.
+        if 0.375 * size**2 > 0.5 * goal and not (left(size) >= goal > left(0.75 * size**2 + 2 * left(size))):
+            square = _times(E, E, rough)
+        step = E.mul_(-0.5) if square is None else E.mul_(-0.5).add_(square, alpha=0.375)
+        X = X.add_(_times(X, step, rough))
         if left(size) < goal:
             break
         E = _excess(X, t)

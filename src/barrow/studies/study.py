@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 import torch
 
@@ -22,6 +22,10 @@ _PACKAGES = {"sklearn": "scikit-learn", "PIL": "Pillow"}
 
 class MissingExtra(ImportError):
     """A package of the extra ``studies`` is not installed."""
+
+
+class BadData(ValueError):
+    """A file that was given to a study is not what the study takes."""
 
 
 def need(*modules: str) -> None:
@@ -86,15 +90,23 @@ class Answer:
         return self.lower - slack <= truth <= self.upper + slack
 
 
+class Table(NamedTuple):
+    """Headings, and rows of as many cells."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 @final
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a study found: claims, figures by name, numbers for results.json, seconds by part."""
+    """What a study found: claims, figures by name, numbers for results.json, seconds by part, tables to print."""
 
     claims: tuple[Claim, ...]
     figures: Mapping[str, Figure]
     numbers: Mapping[str, Any]
     durations: Mapping[str, float]
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
