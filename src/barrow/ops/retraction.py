@@ -103,10 +103,8 @@ def _size(X: Tensor) -> Tensor:
     piece = math.gcd(X.shape[-2] * X.shape[-1], 1024)
     if X.dtype == torch.float32 and piece >= 64:
         # Short pieces lose none, and need no copy of the whole in float64.
-        pieces = torch.linalg.vector_norm(X.flatten(-2).unflatten(-1, (-1, piece)), dim=-1)
-        size: Tensor = torch.linalg.vector_norm(pieces, dim=-1, dtype=wide)
-        return size[..., None, None]
-    size = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
+        X = torch.linalg.vector_norm(X.flatten(-2).unflatten(-1, (-1, piece)), dim=-1).unsqueeze(-1)
+    size: Tensor = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=wide)
     return size
 
 
@@ -178,7 +176,8 @@ def _orthogonal(E: Tensor) -> Tensor:
     """Whether matrices are as orthogonal as rounding lets them be, and below one."""
     n, dtype = E.shape[-1], E.dtype
     size, limit = torch.linalg.matrix_norm(E), 1.8 * _margin(dtype, n)
-    surely, noise = size <= limit, size <= _NOISE[dtype] * math.sqrt(n)
+    surely: Tensor = size <= limit
+    noise = size <= _NOISE[dtype] * math.sqrt(n)
     if E.device.type == "cpu" and not noise.any():
         return surely
     within: Tensor = surely | (noise & (_norm(E) <= limit))

@@ -44,7 +44,7 @@ STUDIES = {
     for study in (
         Study(
             "squares",
-            "Anil, Lucas, Grosse 2019; the Kantorovich-Rubinstein dual",
+            "Anil et al. 2019; the Kantorovich-Rubinstein dual",
             "two laws of images 35 apart: exact, entropic, by critics",
         ),
         Study(
@@ -54,8 +54,8 @@ STUDIES = {
         ),
         Study(
             "toys",
-            "Gulrajani et al. 2017; Petzka et al. 2018; Lin et al. 2018",
-            "three laws in the plane, five members of the WGAN family, exact W₁",
+            "Gulrajani et al. 2017; Lin et al. 2018",
+            "three laws in the plane, the WGAN family, exact W₁",
         ),
         Study(
             "w1benchmark",
