@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, SupportsIndex
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from barrow.nn.contraction import contraction, dominance_bound, normal, rounding
 from barrow.nn.convolution_bound import _periods, convolution, paddings
-from barrow.nn.derived import DerivedWeight
-from barrow.nn.derived_convolution import DerivedConvolution, fill
+from barrow.nn.derived_convolution import DerivedConvolution
 from barrow.nn.export import register_export
-from barrow.nn.linear import positive_integer
+from barrow.nn.linear import DerivedLinear
 from barrow.nn.lipschitz import _refuse, register, spectral_norm_bound
 
 __all__ = ["AolConv1d", "AolConv2d", "AolLinear"]
 
 
-class AolLinear(DerivedWeight):
+class AolLinear(DerivedLinear):
     """A linear layer y = W x + b whose weight is scaled to a contraction, column by column.
 
         W = R D,   D_j = (sum_k |R' R|_jk)^(-1/2),   R = raw_weight;   |W x - W y| <= |x - y|
@@ -54,37 +53,6 @@ class AolLinear(DerivedWeight):
     theorem 1.
     """
 
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_features: SupportsIndex,
-        out_features: SupportsIndex,
-        bias: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.in_features = positive_integer("in_features", in_features)
-        self.out_features = positive_integer("out_features", out_features)
-        self.raw_weight = nn.Parameter(torch.empty(self.out_features, self.in_features, device=device, dtype=dtype))
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw an orthogonal weight (Haar measure) and a bias as :class:`torch.nn.Linear` draws it."""
-        if self.raw_weight.is_meta:
-            return
-        with torch.no_grad():
-            # Drawn in float32 or better: the QR behind it does not exist for half precision.
-            self.raw_weight.copy_(nn.init.orthogonal_(torch.empty_like(self.raw_weight, dtype=torch.float32)))
-            if self.bias is not None:
-                bound = 1 / math.sqrt(self.in_features)
-                nn.init.uniform_(self.bias, -bound, bound)
-
     def scaled(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """The columns as rows of a kernel (in_features, out_features, 1, 1), scaled but not rounded, and their T."""
         V, T = contraction(normal(raw).mT[..., None, None])
@@ -97,17 +65,6 @@ class AolLinear(DerivedWeight):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
         return nn.functional.linear(x, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        """What stands between the parentheses of the printed layer."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-    def to_linear(self) -> nn.Linear:
-        """A plain :class:`torch.nn.Linear` with a copy of the present weight, for inference without barrow."""
-        # On the meta device nothing is drawn, so that exporting does not move the global generator.
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        fill(plain, self.weight, self.bias)
-        return plain
 
 
 class _AolConvolution(DerivedConvolution):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from barrow.check import shape
 from barrow.nn.convolution_bound import paddings
 from barrow.nn.derived import DerivedWeight
-from barrow.nn.linear import positive_integer
+from barrow.nn.linear import fill, positive_integer
 from barrow.ops.symmetric_pad import symmetric_pad
 
-__all__ = ["DerivedConvolution", "Size", "fill", "one_each", "pad_for"]
+__all__ = ["DerivedConvolution", "Size", "one_each", "pad_for"]
 
 Size = SupportsIndex | Sequence[SupportsIndex]
 
@@ -43,14 +43,6 @@ def pad_for(layer: DerivedConvolution | nn.Conv1d | nn.Conv2d, x: Tensor) -> Ten
         return symmetric_pad(x, pads)
     # torch lists the last axis first.
     return nn.functional.pad(x, [p for pad in reversed(pads) for p in pad], layer.padding_mode)
-
-
-def fill(plain: nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a layer built without numbers copies of a weight and a bias."""
-    # clone keeps the strides too, which makes the products equal to the last bit.
-    plain.weight = nn.Parameter(weight.detach().clone())
-    if bias is not None:
-        plain.bias = nn.Parameter(bias.detach().clone())
 
 
 class DerivedConvolution(DerivedWeight):

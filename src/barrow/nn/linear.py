@@ -37,8 +37,16 @@ def positive_integer(name: str, value: SupportsIndex) -> int:
     return number
 
 
-class _Normalised(DerivedWeight, abc.ABC):
-    """A linear layer that stores `raw_weight` and multiplies by a function of it."""
+def fill(plain: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a layer of torch, built without numbers, copies of a weight and a bias."""
+    # clone keeps the strides too, which makes the products equal to the last bit.
+    plain.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.detach().clone())
+
+
+class DerivedLinear(DerivedWeight, abc.ABC):
+    """A linear layer that stores `raw_weight`, shaped like torch's weight, and multiplies by a function of it."""
 
     bias: nn.Parameter | None
 
@@ -80,14 +88,11 @@ class _Normalised(DerivedWeight, abc.ABC):
         """A plain :class:`torch.nn.Linear` with a copy of the present weight, for inference without barrow."""
         # On the meta device nothing is drawn, so that exporting does not move the global generator.
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        # clone keeps the strides too, which makes the products equal to the last bit.
-        plain.weight = nn.Parameter(self.weight.detach().clone())
-        if self.bias is not None:
-            plain.bias = nn.Parameter(self.bias.detach().clone())
+        fill(plain, self.weight, self.bias)
         return plain
 
 
-class OrthogonalLinear(_Normalised):
+class OrthogonalLinear(DerivedLinear):
     """A linear layer y = W x + b whose weight is orthogonal: all singular values of W are 1 to within 1e-5.
 
         W = polar(raw_weight),   W' W = I or W W' = I,   |W x - W y| <= |x - y|
@@ -196,7 +201,7 @@ def _retract_together(layers: list[OrthogonalLinear]) -> None:
         layer._derived.keep((layer.raw_weight,), W, scale, moved_to=moved if exact else None)
 
 
-class UnitLinear(_Normalised):
+class UnitLinear(DerivedLinear):
     """A linear layer y = W x + b whose weight has rows of norm 1: each output alone is 1-Lipschitz.
 
         W_i = raw_weight_i / |raw_weight_i|

@@ -14,7 +14,7 @@ from barrow.nn.convolution_bound import convolution, paddings
 from barrow.nn.derived import DerivedWeight
 from barrow.nn.derived_convolution import Size, one_each
 from barrow.nn.export import register_export
-from barrow.nn.linear import positive_integer
+from barrow.nn.linear import fill, positive_integer
 from barrow.nn.lipschitz import _refuse, register
 from barrow.ops.block_convolution import orthogonal_kernel
 from barrow.ops.polar import polar
@@ -133,10 +133,7 @@ class OrthogonalKernel(DerivedWeight):
     def _exported(self) -> nn.Module:
         # On the meta device nothing is drawn, so that exporting does not move the global generator.
         plain = self._plain(**self._plain_arguments(), device="meta")
-        # clone keeps the strides too, which makes the outputs equal to the last bit.
-        plain.weight = nn.Parameter(self.weight.detach().clone())
-        if self.bias is not None:
-            plain.bias = nn.Parameter(self.bias.detach().clone())
+        fill(plain, self.weight, self.bias)
         return plain.train(self.training)
 
     def extra_repr(self) -> str:

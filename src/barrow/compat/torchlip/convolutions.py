@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from barrow.compat.torchlip.export import WithCoefficient, check_tolerances, coefficient
 from barrow.compat.torchlip.padded_convolutions import MODES, plain_convolution
 from barrow.nn.derived import DerivedWeight
-from barrow.nn.derived_convolution import Size, fill, one_each
+from barrow.nn.derived_convolution import Size, one_each
 from barrow.nn.export import register_export
-from barrow.nn.linear import positive_integer
+from barrow.nn.linear import fill, positive_integer
 from barrow.nn.lipschitz import _refuse, register
 from barrow.nn.unit_convolution import CountedConvolution, padded, scaled_polar
 from barrow.nn.windows import transposed_norm, window_count

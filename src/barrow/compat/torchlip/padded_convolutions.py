@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from barrow.nn.convolution_bound import paddings
-from barrow.nn.derived_convolution import DerivedConvolution, fill, pad_for
+from barrow.nn.derived_convolution import DerivedConvolution, pad_for
 from barrow.nn.export import register_export, to_plain
+from barrow.nn.linear import fill
 from barrow.nn.lipschitz import register
 from barrow.nn.windows import padded_norm
 
