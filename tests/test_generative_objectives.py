@@ -255,6 +255,8 @@ def test_lsot_refuses_no_regulariser() -> None:
 def test_names() -> None:
     assert len(set(generative.__all__)) == len(generative.__all__)
     for name in generative.__all__:
-        doc = getattr(generative, name).__doc__
-        assert ">>> " in doc
-        assert "Source: " in doc
+        thing = getattr(generative, name)
+        assert thing.__doc__
+        if thing not in (generative.Round, generative.Diverged):  # what is handed to and fro is from no paper
+            assert ">>> " in thing.__doc__
+            assert "Source: " in thing.__doc__

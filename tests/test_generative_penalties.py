@@ -187,18 +187,23 @@ def test_bfloat16_points() -> None:
 
 
 def live_tensors(steps: int, penalty: Callable[[nn.Module, Tensor], Tensor]) -> int:
-    """Tensors that exist after so many steps of training, no cycle being collected."""
+    """Tensors that so many steps of training leave behind, no cycle being collected."""
     torch.manual_seed(0)
     critic, x, y = smooth(), draw(8, 2, 3), draw(8, 2, 3, seed=1)
     optimiser = torch.optim.SGD(critic.parameters(), lr=0.01)
+
+    def alive() -> int:
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())  # isinstance wakes lazy modules
+
     gc.collect()
     gc.disable()
+    before = alive()  # what other tests have left is not ours
     try:
         for _ in range(steps):
             optimiser.zero_grad()
             (wgan_critic_loss(critic(x), critic(y)) + penalty(critic, interpolates(x, y))).backward()
             optimiser.step()
-        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())  # isinstance wakes lazy modules
+        return alive() - before
     finally:
         gc.enable()
 

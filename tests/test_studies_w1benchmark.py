@@ -179,7 +179,7 @@ def test_summary_by_hand():
 
 
 def test_wrong_measurements_refute_claims():
-    good = Row(2, 4, 0.8174, 0.0005, 1e-12, score(-0.01), score(-0.1))
+    good = Row(2, 4, 0.8174, 0.0005, 0.5, 1e-12, score(-0.01), score(-0.1))
 
     def failed(row: Row, published: bool = True) -> int:
         claims = w1benchmark.outcome([row], published=published, plane=None).claims
@@ -196,6 +196,7 @@ def test_wrong_measurements_refute_claims():
     assert failed(dataclasses.replace(good, cones=score(-0.06))) == 1
     assert failed(dataclasses.replace(good, cones=score(-0.5))) >= 2
     assert failed(dataclasses.replace(good, network=score(-0.001))) == 1
+    assert failed(dataclasses.replace(good, network=score(-0.4))) == 1
 
 
 def test_data_is_refused_where_none_is_taken(tmp_path, capsys, monkeypatch):

@@ -106,6 +106,9 @@ class Method:
         optimiser: from parameters, where the caller names none.
         batch_norm: whether a critic may normalise over the batch, which makes it no function of a sample.
         bounded: whether :func:`barrow.nn.lipschitz_bound` must be at most 1 for the critic.
+
+    Source: Arjovsky, Chintala, Bottou, "Wasserstein generative adversarial networks", ICML 2017, algorithm 1, of which
+    these are the exchangeable parts.
     """
 
     name: str

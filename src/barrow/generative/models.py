@@ -43,6 +43,9 @@ def digit_generator(latent: int = 64, width: int = 32) -> nn.Sequential:
 
     >>> digit_generator(8, 4)(torch.zeros(5, 8)).shape
     torch.Size([5, 1, 28, 28])
+
+    Source: Radford, Metz, Chintala, "Unsupervised representation learning with deep convolutional generative
+    adversarial networks", ICLR 2016, whose layers these are without normalisation.
     """
     latent, width = check.whole("latent", latent), check.whole("width", width)
     return nn.Sequential(
@@ -64,6 +67,9 @@ def digit_critic(width: int = 32, dropout: float = 0.0) -> nn.Sequential:
 
     >>> digit_critic(4, 0.5)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 1])
+
+    Source: Radford, Metz, Chintala, ICLR 2016, without normalisation; dropout as in Wei, Gong, Liu, Lu, Wang,
+    "Improving the improved training of Wasserstein GANs", ICLR 2018, section 4.1.
     """
     width, dropout = check.whole("width", width), check.fraction("dropout", dropout)
     return nn.Sequential(

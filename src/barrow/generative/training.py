@@ -70,6 +70,8 @@ def train(
     >>> _ = train(whole, 5)
     >>> torch.equal(again.generator.weight, whole.generator.weight)
     True
+
+    Source: Arjovsky, Chintala, Bottou, "Wasserstein generative adversarial networks", ICML 2017, algorithm 1.
     """
     steps, every = check.whole("steps", steps, least=0), check.whole("every", every)
     save_every = check.whole("save_every", save_every)
