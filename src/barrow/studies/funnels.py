@@ -66,11 +66,11 @@ class Funnels:
 
     def potential(self, points: Tensor) -> Tensor:
         """U at points (n, d)."""
-        return self._heights(points).amin(-1)
+        return (self._apart(points) + self.offsets).amin(-1)
 
     def slope(self, points: Tensor) -> Tensor:
         """The gradient of u at points (n, d): unit vectors away from the tips."""
-        away = points - self.centers[self._heights(points).argmin(-1)]
+        away = points - self.centers[(self._apart(points) + self.offsets).argmin(-1)]
         slope: Tensor = away / away.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(away.dtype).tiny)
         return slope
 
@@ -89,18 +89,18 @@ class Funnels:
         mean = total / n
         return Truth(mean, (max(square / n - mean**2, 0) / n) ** 0.5)
 
-    def _heights(self, points: Tensor) -> Tensor:
+    def _apart(self, points: Tensor) -> Tensor:
         apart: Tensor = torch.cdist(points, self.centers, compute_mode="donot_use_mm_for_euclid_dist")
-        return apart + self.offsets
+        return apart
 
     def _slide(self, y: Tensor) -> Tensor:
-        height, own = self._heights(y).min(-1)
+        apart = self._apart(y)
+        height, own = (apart + self.offsets).min(-1)
         low = self.centers[own]
         down = (y - low).norm(dim=-1, keepdim=True)
         v = (y - low) / down.clamp_min(torch.finfo(y.dtype).tiny)
         wall = ((v.sign() * BOX - y) / v).nan_to_num(nan=torch.inf, posinf=torch.inf).amin(-1)
         # Where |y + r v - a_k| + b_k = u(y) + r: the squares of both sides are linear in r.
-        apart = torch.cdist(y, self.centers, compute_mode="donot_use_mm_for_euclid_dist")
         rise = height[:, None] - self.offsets
         along = (y * v).sum(-1, keepdim=True) - v @ self.centers.T
         r = (apart.square() - rise.square()) / (2 * (rise - along))
