@@ -160,7 +160,9 @@ class OrthogonalLinear(DerivedLinear):
         if raw.device.type == "cpu" and not float(cache.scale) > 0:  # what has diverged must stay visible
             return
         raw.data.copy_(cache.moved_to)
-        cache.keep((self.raw_weight,), cache.value, cache.scale, moved=True)
+        # Elsewhere nothing waits to see whether it has: then a weight that stays where it is has the slope of scale 1.
+        scale = torch.where(cache.scale > 0, cache.scale, 1)
+        cache.keep((self.raw_weight,), cache.value, scale, moved=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
