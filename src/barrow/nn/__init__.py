@@ -74,6 +74,7 @@ from barrow.nn.robustness import (
     certified_radius,
     provable_robust_accuracy,
 )
+from barrow.nn.sequential import LipschitzSequential
 from barrow.nn.sll import SllConv2d, SllLinear
 from barrow.nn.sort import FullSort, GroupSort
 from barrow.nn.unit_convolution import UnitConv1d, UnitConv2d
@@ -105,6 +106,7 @@ __all__ = [
     "AolConv2d",
     "SllLinear",
     "SllConv2d",
+    "LipschitzSequential",
     "batch_weights",
     "FullSort",
     "GroupSort",
