@@ -16,7 +16,7 @@ _SLACK = 1e-4
 
 
 class LipschitzSequential(nn.Sequential):
-    """Layers in a row, each of which is 1-Lipschitz at the time it is put in: :class:`torch.nn.Sequential` that refuses.
+    """Layers in a row, each of them 1-Lipschitz when it is put in: a :class:`torch.nn.Sequential` that refuses.
 
         |f(x) - f(y)| <= |x - y|,   f = f_k o ... o f_1,   each f_i with a proved bound of at most 1 + 1e-4
 
@@ -51,6 +51,12 @@ class LipschitzSequential(nn.Sequential):
         if module is not None:
             _check(module, name)
         super().add_module(name, module)
+
+    def insert(self, index: int, module: nn.Module) -> LipschitzSequential:
+        """Put a layer in front of another, or refuse it."""
+        _check(module, str(index))
+        super().insert(index, module)
+        return self
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Item assignment ends here.
