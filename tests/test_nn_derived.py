@@ -302,7 +302,7 @@ def test_groups_survive_copies_and_lost_members() -> None:
             layer.raw_weight.add_(0.1)
     net(x).sum().backward()
     assert twin[1].raw_weight.grad is None
-    assert twin[0]._group is not net[0]._group
-    assert twin[0]._group is not None
+    assert twin[0].group is not net[0].group
+    assert twin[0].group is not None
     critic = Critic(6, (8, 8, 8))
     assert critic(x).shape == (5,)

@@ -3,7 +3,6 @@
 from barrow.nn import convolution_bound as convolution_bound  # the import registers its bounds
 from barrow.nn.activations import Abs, Householder, LipschitzPReLU, MaxMin
 from barrow.nn.almost_orthogonal import AolConv1d, AolConv2d, AolLinear
-from barrow.nn.batching import batch_weights
 from barrow.nn.centering import BatchCentering, LayerCentering
 from barrow.nn.certificate import certify_critic
 from barrow.nn.classification import (
@@ -22,7 +21,7 @@ from barrow.nn.critic import Critic
 from barrow.nn.export import to_plain
 from barrow.nn.kantorovich import KantorovichRubinstein, kantorovich_rubinstein
 from barrow.nn.labels import kr_weights
-from barrow.nn.linear import OrthogonalLinear, UnitLinear
+from barrow.nn.linear import OrthogonalLinear, UnitLinear, batch_weights
 from barrow.nn.lipschitz import lipschitz_bound
 from barrow.nn.losses import (
     Emd1d,

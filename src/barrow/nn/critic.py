@@ -8,8 +8,7 @@ from typing import SupportsIndex
 from torch import Tensor, nn
 
 from barrow.check import shape
-from barrow.nn.batching import batch_weights
-from barrow.nn.linear import OrthogonalLinear, UnitLinear, positive_integer
+from barrow.nn.linear import OrthogonalLinear, UnitLinear, batch_weights, positive_integer
 from barrow.nn.lipschitz import layer_bound, register
 from barrow.nn.sort import FullSort
 

@@ -31,7 +31,7 @@ class DerivedWeight(nn.Module, abc.ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._derived = Derived()
+        self.derived = Derived()
 
     @abc.abstractmethod
     def derive(self) -> Tensor:
@@ -48,7 +48,7 @@ class DerivedWeight(nn.Module, abc.ABC):
         return self._current(raws) if cacheable(raws) else self.derive()
 
     def _current(self, raws: tuple[Tensor, ...]) -> Tensor:
-        cache = self._derived
+        cache = self.derived
         fresh = cache.describes(raws)
         if not (torch.is_grad_enabled() and any(raw.requires_grad for raw in raws)):
             if not fresh:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import abc
 import math
 import operator
-from typing import TYPE_CHECKING, SupportsIndex
+from collections.abc import Sequence
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from barrow.nn.batching import Member, WeightGroup
 from barrow.nn.derived import DerivedWeight, cacheable
 from barrow.nn.manifold import OnManifold, OrthogonalFactor
 from barrow.ops.polar import polar
 from barrow.ops.retraction import retract
 
-if TYPE_CHECKING:
-    from barrow.nn.batching import WeightGroup
+__all__ = ["OrthogonalLinear", "UnitLinear", "batch_weights"]
 
-__all__ = ["OrthogonalLinear", "UnitLinear"]
+_M = TypeVar("_M", bound=nn.Module)
 
 # Weights with more entries gain nothing from a common product on the CPU.
 _ALONE = 1 << 16
@@ -134,17 +135,17 @@ class OrthogonalLinear(DerivedLinear):
     """
 
     gain = 1.0  # what the orthogonal matrix is multiplied by
-    _group: WeightGroup | None = None
+    group: WeightGroup | None = None  # with whom the weight is derived
 
     def derive(self) -> Tensor:
         """The orthogonal factor of the raw weight, where nothing may be kept or moved."""
         return self._times_gain(polar(self.raw_weight))
 
     def _current(self, raws: tuple[Tensor, ...]) -> Tensor:
-        cache, raw = self._derived, self.raw_weight
+        cache, raw = self.derived, self.raw_weight
         traced = torch.is_grad_enabled() and raw.requires_grad
         if not cache.describes(raws):
-            _retract_together([self] if self._group is None else self._group.stale(self))
+            _retract_together([self] if self.group is None else self.group.stale(self))
         if traced and self.training and cache.moved_to is not None and min(raw.shape) >= _MOVED_FROM:
             self._move()
         if not traced:
@@ -155,7 +156,7 @@ class OrthogonalLinear(DerivedLinear):
 
     def _move(self) -> None:
         """Put the raw weight onto the multiples of orthogonal matrices, where its derivative is a projection."""
-        cache, raw = self._derived, self.raw_weight.detach()
+        cache, raw = self.derived, self.raw_weight.detach()
         assert cache.moved_to is not None
         if raw.device.type == "cpu" and not float(cache.scale) > 0:  # what has diverged must stay visible
             return
@@ -168,7 +169,7 @@ class OrthogonalLinear(DerivedLinear):
         """Map (..., in_features) to (..., out_features)."""
         W = self.weight
         if self._through_factors(x):
-            y: Tensor = OnManifold.apply(x, self._derived.node, self.bias, self.raw_weight, self._derived.scale)
+            y: Tensor = OnManifold.apply(x, self.derived.node, self.bias, self.raw_weight, self.derived.scale)
             return y
         return nn.functional.linear(x, W, self.bias)
 
@@ -177,7 +178,7 @@ class OrthogonalLinear(DerivedLinear):
         if not cacheable((self.raw_weight,)) or not (torch.is_grad_enabled() and self.raw_weight.requires_grad):
             return False
         return (
-            self._derived.moved
+            self.derived.moved
             and self.gain == 1
             and x.dtype == self.raw_weight.dtype
             and not torch.is_autocast_enabled(x.device.type)
@@ -190,7 +191,7 @@ class OrthogonalLinear(DerivedLinear):
         return t if self.gain == 1 else t * self.gain
 
 
-def _retract_together(layers: list[OrthogonalLinear]) -> None:
+def _retract_together(layers: Sequence[Member]) -> None:
     """Bring the weights of layers of one shape up to date."""
     raws = [layer.raw_weight.detach() for layer in layers]
     with torch.no_grad(), torch.inference_mode(False):
@@ -200,7 +201,7 @@ def _retract_together(layers: list[OrthogonalLinear]) -> None:
             found = list(zip(*retract(torch.stack(raws)), strict=True))
     for layer, (W, moved, scale) in zip(layers, found, strict=True):
         exact = W.dtype in (torch.float32, torch.float64)
-        layer._derived.keep((layer.raw_weight,), W, scale, moved_to=moved if exact else None)
+        layer.derived.keep((layer.raw_weight,), W, scale, moved_to=moved if exact else None)
 
 
 class UnitLinear(DerivedLinear):
@@ -241,3 +242,26 @@ class UnitLinear(DerivedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
         return nn.functional.linear(x, self.weight, self.bias)
+
+
+def batch_weights(model: _M) -> _M:
+    """Let all :class:`OrthogonalLinear` of a model derive their weights together, those of one shape in one product.
+
+    Choose it for deep networks of narrow layers, where starting a product costs more than the product. It changes no
+    weight beyond rounding. :class:`barrow.nn.Critic` does it by itself.
+
+    Args:
+        model: any module; layers added later stay outside.
+
+    Returns:
+        The same model. Copies of it are batched among themselves.
+
+    >>> model = batch_weights(nn.Sequential(*(OrthogonalLinear(4, 4) for _ in range(3))))
+    >>> model(torch.zeros(2, 4)).shape
+    torch.Size([2, 4])
+    """
+    group = WeightGroup()
+    for module in model.modules():
+        if isinstance(module, OrthogonalLinear):
+            group.join(module)
+    return model
