@@ -248,10 +248,11 @@ def test_what_diverges_stays_visible(moved: bool) -> None:
 # -- together ----------------------------------------------------------------------------------------------------------
 
 
-def test_layers_of_one_shape_are_derived_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_of_one_shape_are_derived_together(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    retract = module.retract
-    monkeypatch.setattr(module, "retract", lambda X: (shapes.append(tuple(X.shape)), retract(X))[1])
+    name = "retract" if moved else "factorised"
+    function = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda X: (shapes.append(tuple(X.shape)), function(X))[1])
     torch.manual_seed(5)
     alone = nn.Sequential(*(OrthogonalLinear(6, 6) for _ in range(3)), OrthogonalLinear(6, 4))
     together = batch_weights(copy.deepcopy(alone))

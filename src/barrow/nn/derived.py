@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from barrow.ops.polar import Factors
+
 __all__ = ["DerivedWeight"]
 
 _State = tuple[object, ...]
@@ -74,6 +76,7 @@ class Derived:
         self.value = torch.empty(0)
         self.node: Tensor | None = None
         self.scale = torch.ones(())  # mean singular value of the raw parameter, where the value is orthogonal
+        self.factors: Factors | None = None  # where the gradient of an orthogonal value is quicker with them
         self.moved_to: Tensor | None = None  # scale times the value, where the raw parameter may go
         self.moved = False  # it is there
 
@@ -94,12 +97,14 @@ class Derived:
         value: Tensor,
         scale: Tensor | None = None,
         *,
+        factors: Factors | None = None,
         moved_to: Tensor | None = None,
         moved: bool = False,
     ) -> None:
         """Remember what was derived from the raw parameters as they are now."""
         self._raws, self._state, self._seen = tuple(raws), _state(raws), _look(raws)
-        self.value, self.node, self.moved_to, self.moved = value, None, moved_to, moved
+        self.value, self.node = value, None
+        self.factors, self.moved_to, self.moved = factors, moved_to, moved
         if scale is not None:
             self.scale = scale
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from barrow.nn.batching import Member, WeightGroup
 from barrow.nn.derived import DerivedWeight, cacheable
 from barrow.nn.manifold import OnManifold, OrthogonalFactor
-from barrow.ops.polar import polar
+from barrow.ops.polar import Factors, factorised, polar
 from barrow.ops.retraction import retract
 
 __all__ = ["OrthogonalLinear", "UnitLinear", "batch_weights"]
@@ -145,13 +145,13 @@ class OrthogonalLinear(DerivedLinear):
         cache, raw = self.derived, self.raw_weight
         traced = torch.is_grad_enabled() and raw.requires_grad
         if not cache.describes(raws):
-            _retract_together([self] if self.group is None else self.group.stale(self))
-        if traced and self.training and cache.moved_to is not None and min(raw.shape) >= _MOVED_FROM:
+            _derive_together([self] if self.group is None else self.group.stale(self))
+        if traced and self.training and cache.moved_to is not None:
             self._move()
         if not traced:
             return self._times_gain(cache.value)
         if cache.node is None:
-            cache.node = OrthogonalFactor.apply(raw, cache.value, cache.scale if cache.moved else None)
+            cache.node = OrthogonalFactor.apply(raw, cache.value, cache.scale if cache.moved else None, cache.factors)
         return self._times_gain(cache.node)
 
     def _move(self) -> None:
@@ -191,17 +191,33 @@ class OrthogonalLinear(DerivedLinear):
         return t if self.gain == 1 else t * self.gain
 
 
-def _retract_together(layers: Sequence[Member]) -> None:
+def _derive_together(layers: Sequence[Member]) -> None:
     """Bring the weights of layers of one shape up to date."""
     raws = [layer.raw_weight.detach() for layer in layers]
+    first = raws[0]
+    moves = min(first.shape) >= _MOVED_FROM and first.dtype in (torch.float32, torch.float64)
     with torch.no_grad(), torch.inference_mode(False):
-        if len(raws) == 1 or (raws[0].device.type == "cpu" and raws[0].numel() > _ALONE):
-            found = [retract(raw) for raw in raws]
+        if len(raws) == 1 or (first.device.type == "cpu" and first.numel() > _ALONE):
+            for layer, raw in zip(layers, raws, strict=True):
+                if moves:
+                    _keep_retracted(layer, *retract(raw))
+                else:
+                    _keep_factorised(layer, *factorised(raw))
+        elif moves:
+            for layer, *parts in zip(layers, *retract(torch.stack(raws)), strict=True):
+                _keep_retracted(layer, *parts)
         else:
-            found = list(zip(*retract(torch.stack(raws)), strict=True))
-    for layer, (W, moved, scale) in zip(layers, found, strict=True):
-        exact = W.dtype in (torch.float32, torch.float64)
-        layer.derived.keep((layer.raw_weight,), W, scale, moved_to=moved if exact else None)
+            W, several = factorised(torch.stack(raws))
+            for layer, weight, *factors in zip(layers, W, *several, strict=True):
+                _keep_factorised(layer, weight, (factors[0], factors[1], factors[2]))
+
+
+def _keep_retracted(layer: Member, W: Tensor, moved: Tensor, scale: Tensor) -> None:
+    layer.derived.keep((layer.raw_weight,), W, scale, moved_to=moved)
+
+
+def _keep_factorised(layer: Member, W: Tensor, factors: Factors) -> None:
+    layer.derived.keep((layer.raw_weight,), W, factors=factors)
 
 
 class UnitLinear(DerivedLinear):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from barrow.ops.once import once
-from barrow.ops.polar import ONCE, polar_gradient
+from barrow.ops.polar import ONCE, Factors, polar_gradient
 from barrow.ops.retraction import tangent
 
 __all__ = ["OnManifold", "OrthogonalFactor"]
@@ -17,20 +17,22 @@ __all__ = ["OnManifold", "OrthogonalFactor"]
 class OrthogonalFactor(torch.autograd.Function):
     """A known orthogonal factor W of raw; with a scale c, raw is c W, and the derivative is the projection over c.
 
+    Otherwise it is that of :func:`barrow.ops.polar.polar` at raw, quicker where its factors are known.
+
     The context keeps tensors as attributes and not as saved tensors, which are gone after one backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, W: Tensor, scale: Tensor | None) -> Tensor:
-        ctx.raw, ctx.W, ctx.scale, ctx.version = raw, W, scale, raw._version
+    def forward(ctx: Any, raw: Tensor, W: Tensor, scale: Tensor | None, factors: Factors | None) -> Tensor:
+        ctx.raw, ctx.W, ctx.scale, ctx.factors, ctx.version = raw, W, scale, factors, raw._version
         ctx.set_materialize_grads(False)
         return W.view_as(W)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         (G,) = grads
         if G is None:
-            return None, None, None
+            return None, None, None, None
         if ctx.scale is None and ctx.raw._version != ctx.version:
             raise RuntimeError(
                 "the raw weight of an orthogonal layer was modified in place between forward and backward: take the "
@@ -38,10 +40,10 @@ class OrthogonalFactor(torch.autograd.Function):
             )
         with torch.no_grad():
             if ctx.scale is None:
-                found = polar_gradient(ctx.raw.detach(), ctx.W, G)
+                found = polar_gradient(ctx.raw.detach(), ctx.W, G, ctx.factors)
             else:
                 found = tangent(ctx.W, G / ctx.scale.to(G.dtype).squeeze())
-        return (once((G, ctx.raw), (found,), ONCE)[0] if torch.is_grad_enabled() else found), None, None
+        return (once((G, ctx.raw), (found,), ONCE)[0] if torch.is_grad_enabled() else found), None, None, None
 
 
 class OnManifold(torch.autograd.Function):

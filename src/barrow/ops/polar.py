@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["polar", "polar_gradient"]
+__all__ = ["Factors", "factorised", "polar", "polar_gradient"]
 
 _Factors = tuple[Tensor, Tensor, Tensor, Tensor]
+Factors = tuple[Tensor, Tensor, Tensor]
 
 # Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: the optimal composition of odd quintics for
 # singular values in [1e-3, 1].
@@ -78,8 +79,26 @@ def polar(X: Tensor) -> Tensor:
     return (W.mT if wide else W).to(X.dtype)
 
 
-def polar_gradient(X: Tensor, W: Tensor, G: Tensor) -> Tensor:
+def factorised(X: Tensor) -> tuple[Tensor, Factors]:
+    """The factor of :func:`polar` without a graph, and what :func:`polar_gradient` is quicker with.
+
+    >>> W, factors = factorised(torch.eye(2))
+    >>> polar_gradient(torch.eye(2), W, torch.tensor([[0.0, 1.0], [0.0, 0.0]]), factors).round(decimals=4)
+    tensor([[ 0.0000,  0.5000],
+            [-0.5000,  0.0000]])
+    """
+    wide = X.shape[-2] < X.shape[-1]
+    with torch.no_grad():
+        Z = X.mT if wide else X
+        W, *factors = _polar(Z if Z.dtype in _SHRINK else Z.float())
+        V, s, scale = factors
+        return (W.mT if wide else W).to(X.dtype), (V, s, scale)
+
+
+def polar_gradient(X: Tensor, W: Tensor, G: Tensor, factors: Factors | None = None) -> Tensor:
     """What :func:`polar` sends back through X for a gradient G, where the factor W of X is known already.
+
+    Without `factors` W is taken for within rounding of the polar factor, whoever found it.
 
     >>> X = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     >>> polar_gradient(X, torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
@@ -87,21 +106,24 @@ def polar_gradient(X: Tensor, W: Tensor, G: Tensor) -> Tensor:
             [-0.2500,  0.0000]])
     """
     if X.shape[-2] < X.shape[-1]:
-        return polar_gradient(X.mT, W.mT, G.mT).mT
+        return polar_gradient(X.mT, W.mT, G.mT, factors).mT
     X, U, H = (t if t.dtype in _SHRINK else t.float() for t in (X, W, G))
     with torch.no_grad(), torch.autocast(X.device.type, enabled=False):
-        Z, scale = _unit_scale(X.double() if X.device.type == "cpu" else X)
-        S = U.to(Z).mT @ Z
-        S = (S + S.mT) / 2
-        if X.device.type == "cpu":
-            s, V = torch.linalg.eigh(S)
-            s = s.clamp(min=0)
-        else:
-            norm = 1.01 * torch.linalg.matrix_norm(S @ S, keepdim=True).sqrt()
-            norm = torch.where(norm > 0, norm, 1)
-            s, V = norm.squeeze(-1).repeat_interleave(S.shape[-1], -1), S / norm
+        V, s, scale = _factors_of(X, U) if factors is None else factors
         found: Tensor = _polar_backward(H, X, U, V, s, scale)
         return found.to(G.dtype)
+
+
+def _factors_of(X: Tensor, W: Tensor) -> Factors:
+    Z, scale = _unit_scale(X.double() if X.device.type == "cpu" else X)
+    S = W.to(Z).mT @ Z
+    S = (S + S.mT) / 2
+    if X.device.type == "cpu":
+        s, V = torch.linalg.eigh(S)
+        return V, s.clamp(min=0), scale
+    norm = 1.01 * torch.linalg.matrix_norm(S @ S, keepdim=True).sqrt()
+    norm = torch.where(norm > 0, norm, 1)
+    return S / norm, norm.squeeze(-1).repeat_interleave(S.shape[-1], -1), scale
 
 
 @torch.library.custom_op("barrow::polar", mutates_args=())
