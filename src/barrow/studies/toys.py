@@ -302,7 +302,7 @@ def draw_samples(ax: Axes, law: Law, r: Run, x: Tensor) -> None:
     ax.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=5, color=palette.PLAN, alpha=0.35, linewidths=0)
     made = r.samples[:1000]
     ax.scatter(made[:, 0].numpy(), made[:, 1].numpy(), s=5, color=palette.TARGET, alpha=0.6, linewidths=0)
-    found = f", {r.modes}/{len(law.centres)} modes" if law.centres is not None else ""
+    found = f", {r.modes}/{len(law.centres)}" if law.centres is not None else ""
     palette.entitle(ax, f"{r.method}: W₁ = {r.w1:.3f}{found}")
     _frame(ax)
 
