@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -307,3 +310,48 @@ def test_groups_survive_copies_and_lost_members() -> None:
     assert twin[0].group is not None
     critic = Critic(6, (8, 8, 8))
     assert critic(x).shape == (5,)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, copy, torch, torch.distributed as dist
+from barrow.nn import Critic, linear
+rank, path = int(sys.argv[1]), sys.argv[2]
+linear._MOVED_FROM = int(sys.argv[3])
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + path, rank=rank, world_size=2)
+torch.manual_seed(0)
+net, x = Critic(6, (8, 8, 8)), torch.randn(8, 6)
+alone = copy.deepcopy(net)
+both = torch.nn.parallel.DistributedDataParallel(net)
+for model, part in ((both, x[4 * rank : 4 * rank + 4]), (alone, x)):
+    optimiser = torch.optim.SGD(model.parameters(), 0.3)
+    for _ in range(4):
+        optimiser.zero_grad()
+        model(part).square().mean().backward()
+        optimiser.step()
+assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(net.parameters(), alone.parameters()))
+told = [torch.empty_like(net.layers[2].weight) for _ in range(2)]
+dist.all_gather(told, net.layers[2].weight.detach())
+assert torch.equal(*told)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_train_one_network(moved: bool, tmp_path: Path) -> None:
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("torch was built without gloo")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "meet"), "1" if moved else "99"],
+            stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [worker.communicate(timeout=300)[1].decode() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], said
