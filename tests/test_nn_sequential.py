@@ -34,8 +34,9 @@ def test_is_a_sequential_with_a_bound() -> None:
 
 
 BAD: list[tuple[nn.Module, str]] = [
-    (nn.BatchNorm1d(8), "BatchNorm1d.*has no Lipschitz bound"),
-    (nn.MultiheadAttention(8, 2), "MultiheadAttention.*has no Lipschitz bound"),
+    (nn.BatchNorm1d(8), "BatchNorm1d.*has no Lipschitz bound.*use BatchCentering"),
+    (nn.LayerNorm(8), "LayerNorm.*has no Lipschitz bound.*use LayerCentering"),
+    (nn.MultiheadAttention(8, 2), "MultiheadAttention.*has no Lipschitz bound.*use orthogonal"),
     (nn.Dropout(0.5), "Dropout.*call model.eval"),
     (nn.Hardswish(), "bound 1.5, but at most 1.*OrthogonalLinear"),
     (nn.Sequential(nn.Hardswish(), nn.Identity()), "bound 1.5"),

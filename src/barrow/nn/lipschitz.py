@@ -289,3 +289,29 @@ def _dropout(module: nn.Module, path: str) -> float:
             module, path, "in training mode it is a new random function at each call; call model.eval() first"
         )
     return 1.0
+
+
+# Layers that people put into such networks by habit, and what serves in their place.
+_INSTEAD: dict[type[nn.Module], str] = {
+    kind: words
+    for kinds, words in (
+        (
+            (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+            "it divides by a deviation that may be tiny; use BatchCentering, which subtracts the mean only",
+        ),
+        (
+            (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RMSNorm),
+            "it divides by a deviation that may be tiny; use LayerCentering, which subtracts the mean only",
+        ),
+        (
+            (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer),
+            "products of queries and keys have unbounded slopes; use orthogonal linear or convolutional layers",
+        ),
+    )
+    for kind in kinds
+}
+
+
+@register(*_INSTEAD)
+def _habit(module: nn.Module, path: str) -> float:
+    raise _refuse(module, path, next(_INSTEAD[kind] for kind in type(module).__mro__ if kind in _INSTEAD))
