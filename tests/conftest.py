@@ -16,7 +16,7 @@ settings.load_profile("barrow")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes by their argument: a compressed file holds the time it was made, and would be another test each run."""
+    """Name bytes by their argument: a compressed file holds the time of its making: another test each run."""
     return argname if isinstance(val, bytes) else None
 
 
