@@ -61,6 +61,37 @@ def test_the_answers_are_those_of_each_problem_alone(case, tol, monkeypatch):
     assert (s.bounds.upper - s.bounds.lower <= 3 * tol * s.bounds.upper.abs()).all()  # with its rounding
 
 
+@pytest.mark.parametrize("epsilon", [0.5, 0.1, 0.02])
+@pytest.mark.parametrize("seed", range(4))
+def test_sparse_weights_and_sharp_kernels(epsilon, seed):
+    # Potentials of atoms without weight must not run away, nor acceleration go round in circles.
+    n, many = 13, 16
+    x = cloud(n, 2, seed=seed)
+    C = torch.cdist(x, x)
+    C = C / C.median()
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.rand(many, n, dtype=F64, generator=generator) ** 3 for _ in range(2))
+    a, b = a * (a > 0.05), b * (b > 0.4)
+    a[:, 0], b[:, 1] = 0.001, 0.002
+    problem = Problem(Dense(C), a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True), epsilon=epsilon)
+    assert problem.cost.kernel(many, epsilon) is not None
+    s = attempt(problem, Sinkhorn(tol=1e-4, max_steps=1000))
+    assert set(s.status) == {Status.converged}
+    truth = one_by_one(problem, 1e-9)
+    check_truth_inside(*s.bounds, Known(problem, truth))
+    assert ((s.value - truth).abs() <= 1e-4 * truth.abs()).all()
+
+
+def test_who_is_not_settled_soon_is_annealed(monkeypatch):
+    monkeypatch.setattr("barrow.solvers.sinkhorn.PATIENCE", 3)
+    problem = asked(epsilon=0.5)
+    s = barrow.solve(problem, Sinkhorn(tol=1e-6))
+    assert int(s.steps.min()) > 3
+    truth = one_by_one(problem, 1e-11)
+    check_truth_inside(*s.bounds, Known(problem, truth))
+    assert ((s.value - truth).abs() <= 1e-6 * truth.abs()).all()
+
+
 def test_a_kernel_in_and_out_of_range():
     C = cost()
     assert Dense(C).kernel(B, 1.0).reach <= SINGLE

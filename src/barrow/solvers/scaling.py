@@ -24,6 +24,9 @@ RIDGE = 1e-3  # of its normal equations
 SAFE = 3  # how much more than it looks a gap may be: a second search costs more than a few iterations
 STAY = 0.9  # settled problems leave when no larger share is left
 FALL = 0.7  # an error that is less than this share of the least so far has fallen
+GROWN = 1.5  # how much larger than the least an error is when the last combination went too far:
+SHORTER = 0.25  # then the next ones keep to such a share of its coefficients,
+LONGER = 2  # and may have as many times larger ones after each that went well
 ASTRAY = 4  # how much larger than the least an error may become before acceleration begins anew
 ROUGH = 0.01  # errors above are found as well by products in bfloat16,
 ROUGHLY = 16  # which are given up after so many iterations all the same: they may be worse than that
@@ -120,6 +123,7 @@ class _Side(NamedTuple):
     mass: Tensor  # (B,) of the weights
     size: Tensor  # (B,) of the references
     ratio: Tensor | None  # None: 0 everywhere
+    bare: Tensor | None  # where there is neither; None: nowhere
     rho: float
 
     @classmethod
@@ -127,11 +131,13 @@ class _Side(NamedTuple):
         size, present = reference.sum(-1).to(dtype), (weight > 0) & (reference > 0)
         w, r = (torch.where(present, t, 0).to(dtype) for t in (weight, reference))
         ratio = None if weight is reference else torch.where(present, weight.log() - reference.log(), 0).to(dtype)
-        return cls(w, r, w.sum(-1), size, ratio, rho)
+        bare = None if bool(present.all()) else ~present
+        return cls(w, r, w.sum(-1), size, ratio, bare, rho)
 
     def select(self, index: Tensor) -> _Side:
         weight, reference, mass, size = (t[index] for t in (self.weight, self.reference, self.mass, self.size))
-        return _Side(weight, reference, mass, size, None if self.ratio is None else self.ratio[index], self.rho)
+        ratio, bare = (None if t is None else t[index] for t in (self.ratio, self.bare))
+        return _Side(weight, reference, mass, size, ratio, bare, self.rho)
 
     @property
     def hard(self) -> bool:
@@ -143,6 +149,8 @@ class _Side(NamedTuple):
 
     def raised(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """What is raised to powers, r exp(h - top), and the highest exponent, top."""
+        if self.bare is not None:  # beside a high potential that counts for nothing, the others would be lost
+            h = h.masked_fill(self.bare, -torch.inf)
         top = h.amax(-1, keepdim=True)
         return (h - top).exp_().mul_(self.reference), top
 
@@ -204,15 +212,23 @@ class _Mixing:
 
     def __init__(self, weight: Tensor, length: float) -> None:
         self.weight, self.length = weight, length
+        bare = weight == 0
+        self.bare = bare if bool(bare.any()) else None
         self.steps: list[Tensor] = []
         self.ends: list[Tensor] = []
         self.products: list[Tensor] = []  # (B, k) of a step with those before it, from itself backwards
         self.known = torch.zeros(len(weight), dtype=torch.long, device=weight.device)  # how many of them count
         self.least = weight.new_full((len(weight),), torch.inf)  # error
+        self.taken, self.reach = (
+            torch.zeros_like(self.least),
+            self.least.clone(),
+        )  # the largest coefficient, and allowed
 
     def select(self, index: Tensor) -> None:
         """Keep some of the problems."""
         self.weight, self.known, self.least = self.weight[index], self.known[index], self.least[index]
+        self.taken, self.reach = self.taken[index], self.reach[index]
+        self.bare = None if self.bare is None else self.bare[index]
         for part in (self.steps, self.ends, self.products):
             part[:] = [t[index] for t in part]
 
@@ -221,20 +237,24 @@ class _Mixing:
         end, heavy = torch.add(x, r, alpha=self.length), self.weight * r
         steps, ends = [r, *self.steps], [end, *self.ends]
         self.products.insert(0, torch.stack([_dot(heavy, s) for s in steps], -1))
+        # Where the plan is nearly one of exact transport, steps are alike until it changes, and tell nothing of then.
+        self.reach = torch.where(error > GROWN * self.least, SHORTER * self.taken, LONGER * self.reach)
         shares = self._shares(len(steps))
         to = end * shares[:, :1]
         for c, other in enumerate(self.ends, 1):
             to.addcmul_(other, shares[:, c : c + 1])
         self.known = self.known + 1
-        astray = error > ASTRAY * self.least
+        astray = ~(error <= ASTRAY * self.least)  # not a number is astray, too
         self.least = torch.minimum(self.least, error)
-        if bool(astray.any()):
+        if self.ends and bool(astray.any()):
             plain = torch.add(self.ends[0], self.steps[0], alpha=1 - self.length)
             to = torch.where(astray[:, None], plain, to)
             self.least = torch.where(astray, torch.inf, self.least)
             self.known = torch.where(astray, 0, self.known)
         self.steps, self.ends, self.products = steps[:MEMORY], ends[:MEMORY], self.products[:MEMORY]
-        return to
+        # Nothing in the products restrains a combination where there is no weight: there it could go anywhere, and
+        # what is raised to powers would be lost beside it.
+        return to if self.bare is None else torch.where(self.bare, x + r, to)
 
     def _shares(self, count: int) -> Tensor:
         """The coefficients (B, count), of sum 1, that minimise the combined step."""
@@ -250,4 +270,7 @@ class _Mixing:
         N, c = N.masked_fill(void[:, None] | void[..., None], 0), c.masked_fill(void, 0)
         ridge = RIDGE * N.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + 1e-300
         gamma = torch.linalg.solve(N + torch.diag_embed(ridge.expand_as(c)), c)
+        largest = gamma.abs().amax(-1)
+        gamma = gamma * (self.reach / largest).clamp(max=1).nan_to_num(1)[:, None]
+        self.taken = torch.minimum(largest.to(self.reach.dtype), self.reach)
         return torch.cat((1 - gamma.sum(-1, keepdim=True), gamma), -1).to(self.products[0].dtype)

@@ -25,6 +25,7 @@ from barrow.solvers.scaling import scaling
 ROUNDS = 8  # searches with ever smaller errors, until the proof says that it is enough
 FINE = 3e-5  # tol: below, passes are made in double precision
 SHARE = 0.1  # of an error asked for: what rounding may make up
+PATIENCE = 100  # products with the kernel: who needs more has a plan near an exact one, and is better annealed
 NOISE = 1e-6  # errors that single precision may make up
 
 
@@ -81,10 +82,29 @@ class Sinkhorn(Solver):
     def run(self, problem: Problem, start: Start | None, watch: Watch) -> Witness:
         if launched(problem):
             return device_search(problem, start, watch, self.tol, self.max_steps, self.time_limit)
-        search = _search_for(problem, watch, self.time_limit)
+        passes, scalings = _passes(problem, watch, self.time_limit), _scalings(problem, watch, self.time_limit)
+        if scalings is not None and passes is not None and self.max_steps > PATIENCE:
+            return self._in_turn(problem, scalings, passes, start, watch)
+        search = scalings or passes
         if search is None:
             return ascend(problem, start, watch, self.tol, self.max_steps, self.time_limit)
         return self._proved(problem, search, start, watch)
+
+    def _in_turn(self, problem: Problem, first: Search, second: Search, start: Start | None, watch: Watch) -> Witness:
+        """Who is not settled by the first search soon begins anew with the second."""
+        found = dataclasses.replace(self, max_steps=PATIENCE)._proved(problem, first, start, watch)
+        left = (found.codes == Status.step_limit.code).nonzero()[:, 0]
+        if not len(left):
+            return found
+        rest = dataclasses.replace(self, max_steps=self.max_steps - PATIENCE)
+        part, chosen = problem.select(left), _Chosen(second, left)
+        more = rest._proved(part, chosen, None, watch)  # what it was started from has not helped
+        f, g = found.f.index_copy(0, left, more.f), found.g.index_copy(0, left, more.g)
+        steps, codes = found.steps.index_add(0, left, more.steps), found.codes.index_copy(0, left, more.codes)
+        assert found.proof is not None
+        assert more.proof is not None
+        proof = Bracket(*(t.index_copy(0, left, u) for t, u in zip(found.proof, more.proof, strict=True)))
+        return Witness(gibbs(problem, f, g), f, g, codes, steps, proof)
 
     def _proved(self, problem: Problem, search: Search, start: Start | None, watch: Watch) -> Witness:
         """Searches, each judged by the certificate, until it is content with all problems."""
@@ -148,11 +168,17 @@ class Search(Protocol):
     def __call__(self, chosen: Tensor, g: Tensor, aim: Aim, *, fine: bool) -> Found: ...
 
 
-def _search_for(problem: Problem, watch: Watch, limit: float | None) -> Search | None:
-    """The fastest that knows the cost."""
+def _scalings(problem: Problem, watch: Watch, limit: float | None) -> Search | None:
+    """Products with a kernel, the fastest where there is one for many problems."""
+    if isinstance(problem.cost, Dense):
+        kernel = problem.cost.kernel(len(problem.a), problem.epsilon)
+        return None if kernel is None else _Scalings(problem, kernel, watch, limit)
+    return None
+
+
+def _passes(problem: Problem, watch: Watch, limit: float | None) -> Search | None:
+    """The core, which knows coordinates and matrices."""
     cost = problem.cost
-    if isinstance(cost, Dense) and (kernel := cost.kernel(len(problem.a), problem.epsilon)) is not None:
-        return _Scalings(problem, kernel, watch, limit)
     if isinstance(cost, Points) and cost.dtype == torch.float64 and pairs.swept(cost.x, cost.y) and cost.p <= 32:
         return _Passes(problem, (cost.x, cost.y, cost.p, cost.norm), watch, limit)
     if isinstance(cost, Dense) and cost.dtype == torch.float64 and pairs.swept(cost.C) and not cost.forbids:
@@ -191,6 +217,21 @@ class _Passes:
             return data[index] if len(data) > 1 else data
         x, y, p, norm = data
         return (x[index] if x.dim() == 3 else x), (y[index] if y.dim() == 3 else y), p, norm
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """A search for some problems of a batch, which are numbered anew."""
+
+    search: Search
+    index: Tensor
+
+    @property
+    def anneals(self) -> bool:
+        return self.search.anneals
+
+    def __call__(self, chosen: Tensor, g: Tensor, aim: Aim, *, fine: bool) -> Found:
+        return self.search(self.index[chosen], g, aim, fine=fine)
 
 
 @dataclasses.dataclass(frozen=True)
