@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.clouds import BATCH, CLOUDS
 from benchmarks.entropic import MANYSMALL, SINKHORN, SWEEP
 from benchmarks.exact import EXACT
+from benchmarks.flows import FLOWS
 from benchmarks.harness import HERE, append, show
 from benchmarks.images import IMAGES
 from benchmarks.line import LINE, SLICED
@@ -19,7 +20,7 @@ from benchmarks.lipschitz import CONVOLUTION_STEP, LINEAR_STEP
 from benchmarks.losses import DIVERGENCE, HISTOGRAMS, MEMORY
 from benchmarks.measure import compare, use_threads
 
-EXACTLY = (EXACT, CLOUDS, BATCH, IMAGES, LINE, SLICED)
+EXACTLY = (EXACT, CLOUDS, BATCH, IMAGES, LINE, SLICED, FLOWS)
 ENTROPIC = (SWEEP, SINKHORN, DIVERGENCE, MEMORY, HISTOGRAMS, MANYSMALL)
 LIPSCHITZ = (LINEAR_STEP, CONVOLUTION_STEP)
 CASES = {case.name: case for case in (*EXACTLY, *ENTROPIC, *LIPSCHITZ)}

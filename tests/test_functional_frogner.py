@@ -135,3 +135,35 @@ def test_many_classes_in_single_precision(rho):
     assert torch.allclose(single.double(), exact, atol=2e-6)
     rough = label_wasserstein(h, t, C, epsilon=0.02, rho=rho, tol=1e-3)
     assert ((exact - rough).abs() <= 1e-3 * (exact.abs() + 0.5)).all()
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_class_indices_have_one_plan(batched, dtype):
+    generator = torch.Generator().manual_seed(0)
+    C = torch.rand(*([3] if batched else []), 5, 4, dtype=F64, generator=generator).requires_grad_()
+    z = torch.randn(3, 5, dtype=F64, generator=generator).requires_grad_()
+    t = torch.tensor([0, 3, 2])
+    one_hot = torch.nn.functional.one_hot(t, 4).to(F64)
+    direct = label_wasserstein(z.softmax(-1), t.to(dtype), C, epsilon=0.3)
+    solved = label_wasserstein(z.softmax(-1), one_hot, C, epsilon=0.3, tol=1e-12)
+    assert torch.allclose(direct, solved, atol=1e-11)
+    for one, two in zip(
+        torch.autograd.grad(direct.sum(), (z, C)), torch.autograd.grad(solved.sum(), (z, C)), strict=True
+    ):
+        assert torch.allclose(one, two, atol=1e-9)
+    h = z.detach().softmax(-1)
+    relaxed = label_wasserstein(h, t.to(dtype), C.detach(), epsilon=0.3, rho=1.0)
+    assert torch.equal(relaxed, label_wasserstein(h, one_hot, C.detach(), epsilon=0.3, rho=1.0))
+
+
+def test_class_indices_that_are_none():
+    h, C = torch.full((2, 3), 1 / 3), 1 - torch.eye(3)
+    with pytest.raises(ValueError, match=r"t contains the class index 3, but the columns of C are 0 to 2"):
+        label_wasserstein(h, torch.tensor([0, 3]), C, epsilon=0.1)
+    with pytest.raises(ValueError, match=r"t has shape \(2, 3\) and dtype torch.int64.*expected shape \(2,\)"):
+        label_wasserstein(h, torch.ones(2, 3).long(), C, epsilon=0.1)
+    with pytest.raises(ValueError, match=r"h sums to 2.* but t sums to 1"):
+        label_wasserstein(2 * h, torch.tensor([0, 1]), C, epsilon=0.1)
+    with pytest.raises(ValueError, match="h contains a value that is not finite"):
+        label_wasserstein(h * torch.nan, torch.tensor([0, 1]), C, epsilon=0.1)

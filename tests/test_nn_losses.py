@@ -37,9 +37,17 @@ PAIRS = [
         "SinkhornDivergence(epsilon=0.5, p=1, norm=2, rho=inf, tol=0.001, max_steps=10000)",
     ),
     (nn.Wasserstein1d(p=1), lambda: barrow.wasserstein_1d(u, v, a, b, p=1), "Wasserstein1d(p=1)"),
-    (nn.Emd1d(2, spacing=0.5), lambda: barrow.emd_1d(h, t, 2, 0.5), "Emd1d(exponent=2, spacing=0.5)"),
-    (nn.Emd1d(spacing=WIDTHS), lambda: barrow.emd_1d(h, t, 1, WIDTHS), "Emd1d(exponent=1, spacing=(3,))"),
-    (nn.TreeEmd(TREE, 2), lambda: barrow.tree_emd(h, t, TREE, 2), "TreeEmd(tree=Tree(4 x 4), exponent=2)"),
+    (nn.Emd1d(2, spacing=0.5), lambda: barrow.emd_1d(h, t, 2, 0.5), "Emd1d(exponent=2, spacing=0.5, normalise=False)"),
+    (
+        nn.Emd1d(spacing=WIDTHS),
+        lambda: barrow.emd_1d(h, t, 1, WIDTHS),
+        "Emd1d(exponent=1, spacing=(3,), normalise=False)",
+    ),
+    (
+        nn.TreeEmd(TREE, 2),
+        lambda: barrow.tree_emd(h, t, TREE, 2),
+        "TreeEmd(tree=Tree(4 x 4), exponent=2, normalise=False)",
+    ),
     (
         nn.LabelWasserstein(C, epsilon=0.1),
         lambda: barrow.label_wasserstein(h, t, C, epsilon=0.1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from PIL import Image
 
 import barrow
 from barrow.cli import main
-from barrow.studies import STUDIES, Claim, MissingExtra, Outcome, Study, demo, digits, need, squares
-from barrow.studies.study import Answer, solved
+from barrow.studies import STUDIES, Claim, MissingExtra, Outcome, Study, demo, need
+from barrow.studies.study import solved
 
 
 @pytest.fixture(autouse=True)
@@ -47,61 +46,6 @@ def is_a_picture(path: Path) -> bool:
 # -- the pieces --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "side"), [(64, 35), (32, 17), (16, 8)])
-def test_the_laws_are_as_far_apart_as_they_say(size: int, side: int) -> None:
-    laws = squares.Laws.draw(size)
-    assert laws.truth == side
-    assert (laws.squares != 0).sum() == 2 * side**2
-    x, y = laws.samples(6)
-    assert x.shape == y.shape == (6, size, size)
-    assert float(y.sum()) == 0
-    assert float(barrow.wasserstein(x.flatten(1), y.flatten(1), p=1)) == pytest.approx(side, rel=1e-6)
-    assert squares.exact(laws).contains(side)
-
-
-@pytest.mark.parametrize("epsilon", squares.EPSILONS)
-def test_entropy_does_not_matter_where_all_costs_are_equal(epsilon: float) -> None:
-    answer = squares.entropic(squares.Laws.draw(16), epsilon)
-    assert answer.contains(8)
-    assert answer.upper - answer.lower < 1e-6
-
-
-def test_the_critic_finds_the_distance() -> None:
-    ticks = Ticks()
-    laws = squares.Laws.draw()
-    critic = squares.train(laws, 5, quick=True, progress=ticks)
-    assert critic.answer.value == pytest.approx(35, abs=1e-3)
-    assert critic.answer.lower <= critic.answer.value <= 35 <= critic.answer.upper + 1e-9
-    assert critic.curve[-1][0] == ticks.seen[-1][1] == ticks.seen[-1][2]
-    assert len({what.partition(":")[0] for what, _, _ in ticks.seen}) == 1
-    black, minus, plus = critic.heights
-    assert black - minus == pytest.approx(35, abs=1e-2)
-    assert black - plus == pytest.approx(35, abs=1e-2)
-
-
-def test_digits_are_what_they_say() -> None:
-    x, y = digits.two_classes(3, 8, 50, torch.Generator().manual_seed(0))
-    assert x.shape == y.shape == (50, 64)
-    assert x.dtype == torch.float64
-    assert 0 <= x.min() <= x.max() <= 1
-    again, _ = digits.two_classes(3, 8, 50, torch.Generator().manual_seed(0))
-    other, _ = digits.two_classes(3, 8, 50, torch.Generator().manual_seed(1))
-    assert torch.equal(x, again)
-    assert not torch.equal(x, other)
-
-
-def test_the_flow_arrives() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(12, 4, generator=generator, dtype=torch.float64)
-    y = torch.rand(12, 4, generator=generator, dtype=torch.float64) + 2
-    moved = digits.flow(x, y, steps=16, progress=silent)
-    assert torch.equal(moved.frames[0], x)
-    assert len(moved.frames) == len(moved.distances) == 17
-    for k in (0, 7, 16):
-        assert moved.distances[k].contains(float(barrow.wasserstein(moved.frames[k], y)), 1e-9)
-    assert moved.last.value < 0.05 * moved.first.value
-
-
 def test_answers_bracket_the_truth() -> None:
     x, y = torch.zeros(2, 2).double(), torch.tensor([[3.0, 4.0]]).double()
     answer = solved("a question", barrow.Problem(barrow.Points(x, y, p=2)), root=2)
@@ -109,16 +53,6 @@ def test_answers_bracket_the_truth() -> None:
     assert answer.contains(5)
     assert not answer.contains(5.1)
     assert answer.relative_gap < 1e-9
-
-
-def test_principal_axes_are_orthonormal_and_leading() -> None:
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(200, 3, generator=generator, dtype=torch.float64) * torch.tensor([0.1, 5.0, 1.0])
-    mean, axes = digits.principal_axes(z + 7)
-    assert torch.allclose(axes.T @ axes, torch.eye(2).double())
-    assert torch.allclose(mean, (z + 7).mean(0))
-    assert axes.abs().argmax(0).tolist() == [1, 2]
-    assert bool((axes.amax(0) == axes.abs().amax(0)).all())
 
 
 def test_missing_packages_are_named() -> None:
@@ -131,7 +65,7 @@ def test_missing_packages_are_named() -> None:
 
 
 # Claims that some quick run refutes: the paper's need larger networks than minutes allow, and are not lowered.
-REFUTED = {"consistency"}
+REFUTED = {"consistency", "label-noise", "ratings", "sinkhorn-svm", "spectrum", "tags"}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -140,17 +74,23 @@ def test_a_study_from_the_command_line(name: str, capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert err == ""
     assert "\x1b" not in out
-    assert ("NO" in out) == (code == 1)
+    assert ("NO" in out.split()) == (code == 1)
     assert code == 0 or (code == 1 and name in REFUTED)
     folder = Path("made/reports") / name
-    assert {path.name for path in folder.iterdir()} == {"results.json", f"{name}.png"}
-    assert is_a_picture(folder / f"{name}.png")
     results = json.loads((folder / "results.json").read_text())
+    pictures = {f"{title}.png" for title in results["captions"]}
+    assert {path.name for path in folder.iterdir()} == {"results.json", "report.html", "parts", *pictures}
+    assert pictures
+    assert all(is_a_picture(folder / picture) for picture in pictures)
+    assert all(results["captions"].values())
     assert (results["study"], results["seed"], results["quick"], results["holds"]) == (name, 3, True, code == 0)
-    assert len(results["claims"]) >= 6
-    assert all(set(claim) == {"sentence", "expected", "measured", "holds"} for claim in results["claims"])
-    assert set(results["versions"]) == {"barrow", "python", "torch", "numpy"}
+    assert len(results["claims"]) >= 2
+    assert results["essay"]
+    assert results["tables"]
+    assert results["numbers"]
     assert results["seconds"]["all"] > 0
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(pictures)
 
 
 def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,32 +118,12 @@ def test_a_claim_that_does_not_hold_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome = Outcome((Claim("one is two", "2", "1", False), Claim("one is one", "1", "1", True)), {}, {}, {})
-    monkeypatch.setattr(Study, "run", lambda self, **_: outcome)
+    monkeypatch.setattr(Study, "run", lambda self, work: outcome)
     assert main(["study", "squares", "--output", "reports"]) == 1
     out, _ = capsys.readouterr()
     assert "NO" in out
     assert "1 of 2 claims hold" in out
     assert json.loads(Path("reports/squares/results.json").read_text())["holds"] is False
-
-
-def test_wrong_measurements_refute_claims() -> None:
-    laws = squares.Laws.draw()
-    good = Answer("exact", 35.0, 35.0, 35.0, "by hand", 0.0)
-    critic = squares.train(squares.Laws.draw(), 0, quick=True, progress=silent)
-
-    def verdicts(reference: Answer, smooth: list[Answer], critic: squares.Critic) -> list[bool]:
-        return [claim.holds for claim in squares._claims(laws, reference, smooth, [critic])]
-
-    assert all(verdicts(good, [good], critic))
-    off = dataclasses.replace(good, value=34.9, lower=34.9, upper=34.9)
-    assert verdicts(off, [good], critic).count(False) == 1
-    assert verdicts(good, [off], critic).count(False) == 1
-    low = dataclasses.replace(critic, answer=dataclasses.replace(critic.answer, value=34.99, lower=34.99))
-    assert verdicts(good, [good], low).count(False) == 2
-    cheat = dataclasses.replace(critic, estimate=dataclasses.replace(critic.estimate, lipschitz_bound=1.1))
-    assert verdicts(good, [good], cheat).count(False) == 1
-    flat = dataclasses.replace(critic, heights=(0.0, 0.0, 0.0))
-    assert verdicts(good, [good], flat).count(False) == 1
 
 
 def test_output_that_cannot_be_made(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,16 +151,6 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert is_a_picture(Path("picture.png"))
     with Image.open("picture.png") as image:
         assert min(image.size) >= 1000
-
-
-def test_the_demo_agrees_with_the_library() -> None:
-    done = demo.run(seed=0, quick=True, progress=silent)
-    (_, known), (_, (before, after)) = done.sections
-    assert all(answer.value == pytest.approx(35, abs=1e-3) for answer in known)
-    assert [answer.how for answer in known] == ["Simplex", *["Sinkhorn"] * 3, "1-Lipschitz network"]
-    x, y = digits.two_classes(3, 8, digits.size(True)[0], torch.Generator().manual_seed(0))
-    assert before.value == pytest.approx(float(barrow.wasserstein(x, y)), rel=1e-9)
-    assert after.value < 0.05 * before.value
 
 
 def test_figures_leave_pyplot_alone() -> None:

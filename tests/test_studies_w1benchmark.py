@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,20 @@ import torch
 
 from barrow.cli import main
 from barrow.nn import McShaneCritic, OrthogonalLinear, UnitLinear
-from barrow.studies import STUDIES, w1benchmark
-from barrow.studies.funnel_critics import Budget
-from barrow.studies.funnels import Funnels
-from barrow.studies.w1benchmark import COUNTS, DIMENSIONS, PUBLISHED, PUBLISHED_TRUTH, Effort, Row, Score, judge, pairs
+from barrow.studies import STUDIES, Work, w1benchmark
+from barrow.studies.w1benchmark import Effort
+from barrow.studies.w1benchmark.critics import Budget
+from barrow.studies.w1benchmark.figures import TICKS, levels
+from barrow.studies.w1benchmark.funnels import Funnels
+from barrow.studies.w1benchmark.judge import Row, Score, judge, summary
+from barrow.studies.w1benchmark.pairs import COUNTS, DIMENSIONS, PUBLISHED, PUBLISHED_TRUTH, pairs
+from resuming import resumed
 
 TINY = Effort(2000, 2000, 20_000, Budget(20, 5, 20, 256), (8, 8), 20, 0.01)
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress bar that nobody sees."""
 
 
 @pytest.fixture
@@ -47,10 +46,10 @@ def parameters(tmp_path: Path) -> Path:
 def test_the_truth_is_judged_perfect():
     funnels = Funnels.drawn(3, 5, generator(0))
     critic = McShaneCritic.through(funnels.centers, funnels.offsets)
-    score = judge(funnels, 1.25, critic, 5000, generator(1), 2.0, -1.0)
+    score = judge(funnels, 1.25, critic, 5000, generator(1), -1.0)
     assert score.error == pytest.approx(0, abs=1e-12)
     assert score.stderr == pytest.approx(0, abs=1e-12)
-    assert (score.value, score.bound, score.seconds) == (pytest.approx(1.25), 1, 2.0)
+    assert (score.value, score.bound) == (pytest.approx(1.25), 1)
     assert score.cosine == pytest.approx(1, abs=1e-6)
     assert score.l2 == pytest.approx(0, abs=1e-6)
 
@@ -58,7 +57,7 @@ def test_the_truth_is_judged_perfect():
 def test_the_truth_upside_down_is_judged_worst():
     funnels = Funnels.drawn(3, 5, generator(0))
     truth, _ = funnels.truth(20_000, generator(2))
-    score = judge(funnels, truth, McShaneCritic.through(funnels.centers, funnels.offsets), 5000, generator(1), 0.0, 1.0)
+    score = judge(funnels, truth, McShaneCritic.through(funnels.centers, funnels.offsets), 5000, generator(1), 1.0)
     assert score.error == pytest.approx(-2, abs=0.05)
     assert score.cosine == pytest.approx(-1, abs=1e-6)
     assert score.l2 == pytest.approx(2, abs=1e-6)
@@ -73,10 +72,10 @@ def test_a_linear_critic_by_hand():
     with torch.no_grad():
         for layer in critic[:2]:
             layer.raw_weight.fill_(1.0)
-    right = judge(funnels, truth, critic, 5000, generator(1), 0.0, -1.0)
+    right = judge(funnels, truth, critic, 5000, generator(1), -1.0)
     assert right.error == pytest.approx(0, abs=1e-5)
     assert right.cosine > 0.99  # some x are at the tip to the last digit, where there is no direction
-    wrong = judge(funnels, truth, critic, 5000, generator(1), 0.0, 1.0)
+    wrong = judge(funnels, truth, critic, 5000, generator(1), 1.0)
     assert wrong.error == pytest.approx(-2, abs=0.05)
 
 
@@ -85,7 +84,7 @@ def test_a_larger_bound_is_divided_out():
     plain = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))
     with torch.no_grad():
         plain[0].weight.copy_(torch.tensor([[300.0, 400.0]]))
-    score = judge(funnels, 1.0, plain, 5000, generator(1), 0.0, 1.0)
+    score = judge(funnels, 1.0, plain, 5000, generator(1), 1.0)
     assert score.bound == pytest.approx(500, rel=1e-4)
     assert abs(score.error) < 3
     assert score.error < 0
@@ -141,15 +140,17 @@ def test_published_numbers_are_whole():
 # -- the study ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_run(monkeypatch):
+def test_a_small_run_and_the_same_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(w1benchmark, "effort", lambda d, quick: TINY)
+    outcome = resumed(w1benchmark.run, tmp_path / "parts", parts=12)
     seen = []
-    outcome = w1benchmark.run(seed=3, quick=True, progress=lambda *told: seen.append(told))
-    again = w1benchmark.run(seed=3, quick=True, progress=silent)
+    work = Work(seed=3, quick=True, folder=tmp_path / "parts", resume=True, progress=lambda *told: seen.append(told))
+    again = w1benchmark.run(work)
+    assert work.resumed == 12
     assert ("pairs", 4, 4) in seen
     rows = outcome.numbers["rows"]
     assert [(row["d"], row["count"]) for row in rows] == [(2, 4), (2, 16), (8, 4), (32, 4)]
-    assert [row["cones"]["error"] for row in rows] == [row["cones"]["error"] for row in again.numbers["rows"]]
+    assert again.numbers == outcome.numbers
     for row in rows:
         assert row["truth"] > 0
         for kind in ("cones", "network"):
@@ -161,16 +162,22 @@ def test_a_small_run(monkeypatch):
     assert len(methods.rows) == 2 + len(PUBLISHED)
     assert all(len(row) == len(table.columns) for table in (every, methods) for row in table.rows)
     assert "WGAN-LP" in methods.rows[2][0]
-    json.dumps(outcome.numbers)
+    assert "funnels.npz" in outcome.sources[0]
     assert len(outcome.figures["w1benchmark"].axes) == 5
 
 
+def test_levels_are_those_of_the_plane():
+    heights = levels(lambda z: z[:, 0] + 10 * z[:, 1])
+    assert heights.shape == (201, 201)
+    assert heights[3, 50] == pytest.approx(TICKS[50] + 10 * TICKS[3])
+
+
 def score(error: float, *, cosine: float = 0.9, bound: float = 1.0) -> Score:
-    return Score(1 + error, bound, error, 0.001, cosine, 0.1, 1.0)
+    return Score(1 + error, bound, error, 0.001, cosine, 0.1)
 
 
 def test_summary_by_hand():
-    total = w1benchmark.summary([score(-0.1, cosine=0.5), score(0.2), score(-0.6)])
+    total = summary([score(-0.1, cosine=0.5), score(0.2), score(-0.6)])
     assert total["mean"] == pytest.approx(30)
     assert total["median"] == pytest.approx(20)
     assert total["max"] == pytest.approx(60)
@@ -207,7 +214,7 @@ def test_data_is_refused_where_none_is_taken(tmp_path, capsys, monkeypatch):
     assert "squares takes no --data" in err
     assert "w1benchmark" in err
     with pytest.raises(ValueError, match="squares takes no data"):
-        STUDIES["squares"].run(seed=0, quick=True, progress=silent, data=tmp_path)
+        STUDIES["squares"].run(Work(quick=True, data=tmp_path))
     assert main(["study", "w1benchmark", "--data", "nowhere"]) == 2
     _, err = capsys.readouterr()
     assert err.count("\n") == 1

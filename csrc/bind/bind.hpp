@@ -55,6 +55,7 @@ void run(std::int64_t count, int threads, const Terms& terms, const Body& body) 
 // One for each file of this directory.
 void assignment(nb::module_& m);
 void clouds(nb::module_& m);
+void flows(nb::module_& m);
 void gibbs(nb::module_& m);
 void grid(nb::module_& m);
 void line(nb::module_& m);

@@ -7,6 +7,7 @@ NB_MODULE(_core, m) {
     m.def("instruction_set", &barrow::simd::instruction_set, "The instruction-set level that the kernels run at.");
     barrow::bind::assignment(m);
     barrow::bind::clouds(m);
+    barrow::bind::flows(m);
     barrow::bind::gibbs(m);
     barrow::bind::grid(m);
     barrow::bind::line(m);

@@ -106,6 +106,26 @@ def distances(x: Tensor, y: Tensor, p: float, norm: float, threads: int, out: Te
 def extent(
     x: Tensor, y: Tensor, p: float, norm: float, threads: int, largest: Tensor, to_x: Tensor, to_y: Tensor
 ) -> None: ...
+
+class FlowTree:
+    def __init__(self, parent: Tensor) -> None: ...
+
+def flows(
+    h: Tensor,
+    t: Tensor | None,
+    at: Tensor | None,
+    w: Tensor | None,
+    tree: FlowTree | None,
+    p: float,
+    unit: float,
+    normalise: bool,
+    tolerance: float,
+    threads: int,
+    loss: Tensor | None,
+    seed: Tensor | None,
+    to_h: Tensor | None,
+    to_t: Tensor | None,
+) -> bool: ...
 def gibbs_pass(
     x: Array,
     y: Array,

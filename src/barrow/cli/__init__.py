@@ -1,4 +1,4 @@
-"""The command line: ``barrow distance``, ``estimate``, ``study``, ``demo``, ``doctor``. The only printer."""
+"""The command line: ``barrow distance``, ``estimate``, ``study``, ``data``, ``demo``, ``doctor``. The only printer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 import barrow
-from barrow.cli.complaint import BAD_INPUT, INTERRUPTED, Complaint, one_line
+from barrow.cli.complaint import BAD_INPUT, INTERRUPTED, Complaint, Interrupted, one_line
+from barrow.cli.data import data
 from barrow.cli.doctor import doctor
 from barrow.cli.estimation import estimate
 from barrow.cli.experiments import demo, study
@@ -39,7 +40,7 @@ def barrow_(
         print(context.get_help())
 
 
-for command in (distance, estimate, study, demo, doctor):
+for command in (distance, estimate, study, data, demo, doctor):
     # typer keeps the line breaks of a docstring, which are those of the source and not of the reader's window.
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     app.command(help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))(command)
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (Complaint, MissingExtra) as error:
         return _complain(one_line(error), BAD_INPUT)
+    except Interrupted as error:
+        return _complain(one_line(error), INTERRUPTED)
     except _UsageError as error:
         return _complain(f"{one_line(error.format_message())} (barrow --help lists what there is)", BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):

@@ -13,6 +13,10 @@ class Complaint(Exception):
     """One line: what was given, what is expected, what to do. Ends the program with :data:`BAD_INPUT`."""
 
 
+class Interrupted(Exception):
+    """One line: what is kept and how to go on. Ends the program with :data:`INTERRUPTED`."""
+
+
 def one_line(error: object) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split())

@@ -292,7 +292,11 @@ def write(path: Path, save: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, data: object) -> None:
     """Readable JSON, infinities as null."""
-    text = json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
+    write_text(path, json.dumps(finite(data), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text in UTF-8."""
 
     def save(sibling: Path) -> None:
         sibling.write_text(text, encoding="utf-8")

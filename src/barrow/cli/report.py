@@ -31,6 +31,11 @@ def say(line: str = "") -> None:
     print(line)
 
 
+def aside(line: str) -> None:
+    """One line on standard error, for what is no result."""
+    print(line, file=sys.stderr)
+
+
 def one_line_json(data: Mapping[str, Any]) -> None:
     """Exactly one line on standard output."""
     print(json.dumps(finite(dict(data)), allow_nan=False))
@@ -41,6 +46,14 @@ def pairs(rows: Mapping[str, str]) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         say(f"{name:<{width}}  {value}")
+
+
+def entries(rows: Mapping[str, Sequence[str]]) -> None:
+    """Names, and beside each its lines one below the other, however long."""
+    width = max(map(len, rows), default=0)
+    for name, lines in rows.items():
+        for k, line in enumerate(lines):
+            say(f"{'' if k else name:<{width}}  {line}")
 
 
 def number(value: float, other: float | None = None) -> str:
@@ -60,13 +73,17 @@ def bracket(lower: float, upper: float) -> str:
 def claims_table(title: str, claims: Sequence[Claim]) -> None:
     """Claims against measurements."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    reported = any(claim.paper for claim in claims)
     table.add_column("claim", ratio=3)
     table.add_column("expected", ratio=2)
     table.add_column("measured", ratio=2)
+    if reported:
+        table.add_column("paper", ratio=2)
     table.add_column("holds", justify="center")
     for claim in claims:
         verdict = "[green]yes[/]" if claim.holds else "[bold red]NO[/]"
-        table.add_row(escape(claim.sentence), escape(claim.expected), escape(claim.measured), verdict)
+        words = (claim.sentence, claim.expected, claim.measured, *([claim.paper] if reported else ()))
+        table.add_row(*map(escape, words), verdict)
     _console().print(table)
 
 
@@ -89,9 +106,9 @@ def answers_table(title: str, sections: Sequence[tuple[str, Sequence[Answer]]]) 
     _console().print(table)
 
 
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """Rows under headings."""
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(title=title and escape(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column)
     for row in rows:

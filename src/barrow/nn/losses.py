@@ -144,8 +144,8 @@ class Wasserstein1d(_Stored):
 class Emd1d(_Stored):
     """Module form of :func:`barrow.emd_1d`."""
 
-    def __init__(self, exponent: float = 1, spacing: float | Tensor = 1.0) -> None:
-        super().__init__(exponent=exponent, spacing=spacing)
+    def __init__(self, exponent: float = 1, spacing: float | Tensor = 1.0, *, normalise: bool = False) -> None:
+        super().__init__(exponent=exponent, spacing=spacing, normalise=normalise)
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
         """See :func:`barrow.emd_1d`."""
@@ -159,8 +159,8 @@ class TreeEmd(_Stored):
     tree: Tree
     length: Tensor
 
-    def __init__(self, tree: Tree, exponent: float = 1) -> None:
-        super().__init__(tree=tree, exponent=exponent)
+    def __init__(self, tree: Tree, exponent: float = 1, *, normalise: bool = False) -> None:
+        super().__init__(tree=tree, exponent=exponent, normalise=normalise)
         self.register_buffer("length", tree.length)
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:

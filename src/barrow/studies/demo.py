@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from barrow.studies import digits, palette, squares
-from barrow.studies.study import Answer, Progress, need, one_thread
+from barrow.studies.study import Answer, need
+from barrow.studies.work import Progress, one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

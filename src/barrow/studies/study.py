@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
-
-import torch
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import barrow
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXTRA = "pip install 'barrow[studies]'"
-_PACKAGES = {"sklearn": "scikit-learn", "PIL": "Pillow"}
+_PACKAGES = {"sklearn": "scikit-learn", "PIL": "Pillow", "jinja2": "Jinja2"}
 
 
 class MissingExtra(ImportError):
@@ -36,36 +34,47 @@ def need(*modules: str) -> None:
         raise MissingExtra(f"{' and '.join(missing)} {verb} not installed, but this needs it: {EXTRA}")
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Run the block in one thread.
-
-    The matrices of the studies are small: a second thread brings little on an idle machine, and on a busy one the two
-    wait for each other for most of the time.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-class Progress(Protocol):
-    """Told what is being done, and how much of it is done."""
-
-    def __call__(self, what: str, done: int, total: int) -> None: ...
-
-
 @final
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One sentence that an experiment can refute."""
+    """One sentence that an experiment can refute; ``paper`` is what its source reports, where that is known."""
 
     sentence: str
     expected: str
     measured: str
     holds: bool
+    paper: str = ""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """One number from several seeds: its mean, and the standard deviation of a single one.
+
+    >>> f"{Spread.of([0.5, 0.75, 1.0]):.2f}, {Spread.of([0.5]):.2f}"  # one seed says nothing of its spread
+    '0.75 ± 0.25, 0.50'
+    """
+
+    values: tuple[float, ...]
+
+    @staticmethod
+    def of(values: Iterable[float]) -> Spread:
+        """Of one value a seed."""
+        return Spread(tuple(float(value) for value in values))
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        """The root of sum (v - mean)^2 / (n - 1); 0 for a single seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __format__(self, spec: str) -> str:
+        mean = f"{self.mean:{spec}}"
+        return mean if len(self.values) == 1 else f"{mean} ± {self.std:{spec}}"
 
 
 @final
@@ -100,13 +109,20 @@ class Table(NamedTuple):
 @final
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a study found: claims, figures by name, numbers for results.json, seconds by part, tables to print."""
+    """What a study found.
+
+    Figures and tables are shown in order, under their names; ``captions`` say, by the figure's name, what is to be
+    seen there. ``numbers`` go to results.json. ``sources`` are a line for each data set: what was used, and where it
+    was a stand-in, how to get the real one.
+    """
 
     claims: tuple[Claim, ...]
     figures: Mapping[str, Figure]
     numbers: Mapping[str, Any]
-    durations: Mapping[str, float]
+    durations: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
