@@ -79,7 +79,7 @@ def loss(how: str, logits: Tensor, y: Tensor, p: float) -> Tensor:
     h, C = logits.softmax(-1), metric(p).to(logits)
     if how == EXACT:
         return (h * C[y]).sum(-1).mean()  # C is symmetric
-    return barrow.label_wasserstein(h, nn.functional.one_hot(y, DIGITS).to(h), C, epsilon=EPSILON).mean()
+    return barrow.label_wasserstein(h, y, C, epsilon=EPSILON).mean()
 
 
 def train(how: str, p: float, rate: float, seed: int, size: Size, data: mnist.Images) -> Found:

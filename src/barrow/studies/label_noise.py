@@ -132,7 +132,7 @@ def loss(how: str, logits: Tensor, y: Tensor, lattice: Lattice) -> Tensor:
     h, C = logits.softmax(-1), lattice.cost(POWER[how])
     if how == EXACT:
         return (h * C[y]).sum(-1)  # C is symmetric
-    return barrow.label_wasserstein(h, functional.one_hot(y, len(C)).to(h), C, epsilon=EPSILON)
+    return barrow.label_wasserstein(h, y, C, epsilon=EPSILON)
 
 
 def train(how: str, side: int, rate: float, size: Size, seed: int) -> dict[str, Tensor]:
