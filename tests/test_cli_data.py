@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from barrow.cli import main
+from barrow.studies import data as sets
 from barrow.studies.data import DATASETS, Dataset
 from barrow.studies.data.cache import Source
 from packing import tar
@@ -99,6 +102,35 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/deeper", "x" * 300, "locked/deeper", "~nobody-of-that-name/cache"])
+def test_a_folder_that_cannot_be_is_a_sentence(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "locked").mkdir()
+    if place.startswith(("locked", "~")):
+        monkeypatch.setattr(Path, "mkdir", _locked)  # whoever is root may write everywhere
+    folder = place if place.startswith("~") else str(tmp_path / place)
+    monkeypatch.setenv("BARROW_DATA", folder)
+    assert main(["data"]) == 0
+    assert f"they are kept in {folder}\n" in capsys.readouterr().out
+    assert main(["data", "words"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(rf"barrow: words cannot be kept in {re.escape(folder)}/words: [A-Z][\w ]+\n", said.err)
+
+
+def _locked(path: Path, *given: object, **options: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_the_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("BARROW_DATA", "XDG_CACHE_HOME"))
+    assert all(name in (sets.__doc__ or "") for name in ("BARROW_DATA", "XDG_CACHE_HOME"))
+
+
 def test_an_interrupted_fetch_leaves_nothing(tmp_path: Path) -> None:
     """A server that never finishes, and a user who loses patience."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -106,6 +138,7 @@ def test_an_interrupted_fetch_leaves_nothing(tmp_path: Path) -> None:
         program = f"""
 import sys
 from barrow.cli import main
+from barrow.studies import data as sets
 from barrow.studies.data import DATASETS, Dataset
 from barrow.studies.data.cache import Source
 source = Source(("http://127.0.0.1:{port}/w.tgz",), "0" * 64, 10**6, dict(a="a"))

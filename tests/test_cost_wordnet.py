@@ -175,6 +175,45 @@ def test_distances_are_steps_in_the_chosen_tree(tmp_path, wanted):
             assert not bool((children == 1).any())
 
 
+@pytest.mark.parametrize("wanted", [*BRANCHES, (9, 7, 2, 8), (1, 9), (7,), (1,)])
+def test_nodes_are_the_synsets_at_the_nodes(tmp_path, wanted):
+    """Seen from below: the leaves under a node are the wanted synsets under its synset."""
+    path = write(tmp_path / "data.noun", DAG)
+    ids = name(*wanted)
+    tree, nodes, up = Tree.from_wordnet(ids, path), wordnet.nodes(ids, path), wordnet.parents(ids, path)
+    assert nodes[: len(ids)] == ids
+    assert len(nodes) == len(tree.parent)
+
+    def under(synset):
+        return {one for one in ids if synset in way(one, up)}
+
+    for k, synset in enumerate(nodes[len(ids) :], len(ids)):
+        assert {ids[j] for j in range(len(ids)) if k in way(j, dict(enumerate(tree.parent.tolist())))} == under(synset)
+        assert not any(parent == synset and under(child) == under(synset) for child, parent in up.items())
+    assert torch.equal(Tree.from_parents(up, leaves=ids).dense(), tree.dense())
+    assert up == {f"n{v:08d}": u and f"n{u:08d}" for v, u in wordnet.one_parent(DAG, wanted).items()}
+
+
+def way(node, up):
+    """From a node up to the root."""
+    found = []
+    while node in up:
+        found.append(node)
+        node = up[node]
+    return found
+
+
+def test_synsets_are_called_by_their_first_words(tmp_path):
+    path = tmp_path / "data.noun"
+    path.write_text(synset(1, [], ["entity"]) + synset(2, [1], ["house_cat", "cat"]))
+    assert wordnet.words(name(2, 1), tmp_path) == {"n00000002": "house cat", "n00000001": "entity"}
+    for ask in (wordnet.words, wordnet.nodes, wordnet.parents):
+        with pytest.raises(ValueError, match=r"1 of the 2 ids are no noun synsets of .*, the first n00000003"):
+            ask(name(1, 3), path)
+        with pytest.raises(ValueError, match="ids is 'n00000001', but it must list names"):
+            ask("n00000001", path)
+
+
 def test_losses_on_the_tree(tmp_path):
     tree = Tree.from_wordnet(name(9, 8, 10), write(tmp_path / "data.noun", DAG))
     h, t = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0.25, 0.75])
@@ -234,6 +273,7 @@ PLACES = [
     ("BARROW_DATA", "set", "set/wordnet/data.noun"),
     ("XDG_CACHE_HOME", "set", "set/barrow/wordnet/data.noun"),
     (None, None, "home/.cache/barrow/wordnet/data.noun"),
+    ("BARROW_DATA", "~/set", "home/set/wordnet/data.noun"),
 ]
 
 
@@ -242,7 +282,7 @@ def test_the_usual_places(nowhere, monkeypatch, variable, value, place):
     if variable == "NLTK_DATA":
         monkeypatch.setenv(variable, os.pathsep.join(("", str(nowhere / "empty"), str(nowhere / value))))
     elif variable:
-        monkeypatch.setenv(variable, str(nowhere / value))
+        monkeypatch.setenv(variable, value if value.startswith("~") else str(nowhere / value))
     path = nowhere / place
     path.parent.mkdir(parents=True)
     if path.suffix == ".zip":
@@ -319,6 +359,23 @@ def test_damaged_files_are_refused(tmp_path, lines, words):
         Tree.from_wordnet(name(8), tmp_path)
 
 
+def test_damaged_archives_are_refused(tmp_path):
+    path = tmp_path / "wordnet.zip"
+    path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"wordnet\.zip is no whole archive with wordnet/data\.noun: .*`barrow data"):
+        Tree.from_wordnet(name(8), path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("wordnet/data.verb", "")
+    with pytest.raises(ValueError, match=r"is no whole archive with wordnet/data\.noun"):
+        Tree.from_wordnet(name(8), path)
+
+
+def test_the_version_is_read_from_the_notice(tmp_path):
+    path = write(tmp_path / "data.noun", DAG)
+    assert wordnet.version(path) == "WordNet 3.0"
+    assert wordnet.version(write(path, DAG, "")) == ""
+
+
 # -- the real one ------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +390,7 @@ def test_the_real_file():
     assert len(nouns.hypernyms) == 82115
     assert [v for v, above in nouns.hypernyms.items() if not above] == [1740]
     assert sum(len(above) > 1 for above in nouns.hypernyms.values()) == 2213
+    assert wordnet.words(["n02084071", "n01443537"], path) == {"n02084071": "dog", "n01443537": "goldfish"}
     # Goldfish, great white shark; dog and German shepherd.
     D = Tree.from_wordnet(["n01443537", "n01484850", "n02084071", "n02106662"], path).dense()
     assert D[2, 3] == 3

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from barrow import label_wasserstein
+from barrow import emd_1d, label_wasserstein
 from problems import F64, check_gradient, dirichlet, uniform
 
 
@@ -112,6 +112,66 @@ def test_one_hot_targets_have_a_closed_form():
     (slope,) = torch.autograd.grad(value.sum(), leaf)
     told = C[:, [0, 4, 2]].mT + 0.1 * h.log()
     assert torch.allclose(slope - slope.mean(-1, keepdim=True), told - told.mean(-1, keepdim=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.1, 1.0])
+def test_the_best_prediction_is_a_blurred_target(epsilon):
+    """h = softmax(-C / epsilon) t: the slope along each direction of constant mass is 0 there, and it is the least."""
+    _, t, C = drawn()
+    best = ((-C / epsilon).softmax(-2) @ t[..., None])[..., 0]
+    h = best.clone().requires_grad_()
+    value = label_wasserstein(h, t, C, epsilon=epsilon, tol=1e-11)
+    (slope,) = torch.autograd.grad(value.sum(), h)
+    assert torch.allclose(slope - slope.mean(-1, keepdim=True), torch.zeros_like(slope), atol=1e-5)
+    for other in dirichlet(3, 6, seed=5):
+        assert (label_wasserstein(0.9 * best + 0.1 * other, t, C, epsilon=epsilon, tol=1e-11) > value).all()
+
+
+def line(K=5):
+    z = torch.linspace(0, 1, K, dtype=F64)
+    return (z[:, None] - z).abs()
+
+
+def test_a_small_epsilon_or_the_closed_form_keeps_the_target():
+    """Blur vanishes with epsilon, as exp(-cost / epsilon); EMD on the line is 0 at the target, positive beside it."""
+    t, C = dirichlet(1, 5, seed=3)[0], line()
+    apart = [float(((-C / epsilon).softmax(-2) @ t - t).abs().sum()) for epsilon in (1.0, 0.1, 0.02)]
+    assert apart[0] > 0.3
+    assert apart[1] > 0.05
+    assert apart[2] < 1e-4
+    for exponent in (1, 2):
+        assert emd_1d(t, t, exponent) == 0
+        assert (emd_1d(dirichlet(3, 5, seed=4), t.expand(3, -1), exponent) > 0).all()
+
+
+def test_for_one_class_the_entropy_is_what_lets_a_softmax_learn_again():
+    """The exact loss is linear: a softmax sinks into a corner, from which it needs as long as it took to get there."""
+    C, first, last = line(), torch.tensor(0), torch.tensor(4)
+    x, y = dirichlet(2, 5, seed=2)
+    exact = lambda h, k: (h * C[:, k]).sum(-1)  # noqa: E731
+    assert exact(0.3 * x + 0.7 * y, first) == pytest.approx(float(0.3 * exact(x, first) + 0.7 * exact(y, first)))
+    assert exact(x, first) == pytest.approx(float(label_wasserstein(x, first, C, epsilon=1e-9)), abs=1e-8)
+    assert exact(x, first) == pytest.approx(float(emd_1d(x, first, spacing=0.25)))
+
+    def learn(loss):
+        """500 steps towards the first class; the size of the gradient for the last, and the steps until that leads."""
+        z = torch.zeros(5, dtype=F64)
+        slopes, steps = [], 0
+        while steps < 500 or z.argmax() != last:
+            z.requires_grad_()
+            (slope,) = torch.autograd.grad(loss(z.softmax(-1), first if steps < 500 else last), z)
+            slopes.append(float(slope.norm()))
+            z, steps = z.detach() - slope, steps + 1
+        return slopes[500], steps - 500
+
+    slope, steps = learn(exact)
+    assert slope < 0.003
+    assert steps > 490
+    slope, steps = learn(lambda h, k: label_wasserstein(h, k, C, epsilon=0.3))
+    assert slope > 0.1
+    assert steps < 100
+    assert learn(lambda h, k: emd_1d(h, k, 1, spacing=0.25))[1] > 490
+    assert learn(lambda h, k: emd_1d(h, k, 2, spacing=0.25))[1] < 100
 
 
 def test_thousands_of_histograms_in_one_call():

@@ -112,11 +112,24 @@ def test_the_given_path_comes_first_then_the_package_then_the_cache(
     assert cache.present(PLAIN) == tmp_path / "site/carrier/d"
 
 
+def test_one_set_of_several_is_looked_for_under_its_name(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    assert cache.within(tmp_path, "plain") == tmp_path / "plain"
+    assert cache.within(tmp_path, "two") == tmp_path
+    assert cache.within(None, "plain") is None
+
+
 def test_a_folder_of_the_system_is_found(tmp_path: Path) -> None:
     system = dataclasses.replace(PLAIN, packages=(), folders=(str(tmp_path / "share"),))
     assert cache.present(system) is None
     put(tmp_path / "share", WORDS)
     assert cache.locate(system) == tmp_path / "share"
+
+
+def test_a_finder_of_its_own_comes_before_the_cache(tmp_path: Path) -> None:
+    put(tmp_path / "cache/plain", WORDS)
+    for place, found in ((tmp_path / "there", tmp_path / "there"), (None, tmp_path / "cache/plain")):
+        assert cache.locate(dataclasses.replace(PLAIN, search=lambda place=place: place)) == found
 
 
 @pytest.mark.parametrize("level", ["carrier/d", "d", "."])

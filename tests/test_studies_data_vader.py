@@ -41,6 +41,7 @@ def test_texts_and_ratings_are_joined_by_id(tmp_path: Path) -> None:
     for k, domain in enumerate(found.domains.values()):
         assert len(domain) == 2
         assert domain.texts == ("Good \x0c day", f"b\ufffdd {k}")
+        assert domain.ids == ("1", "1")
         assert domain.histograms.dtype == torch.float32
         assert domain.histograms.tolist() == [[0, 0, 0, 2, 1, 0, 0, 0, 1], [2, 0, 0, 0, 0, 0, 0, 0, 0]]
         assert domain.raters.tolist() == [4, 2]
@@ -48,6 +49,14 @@ def test_texts_and_ratings_are_joined_by_id(tmp_path: Path) -> None:
         assert domain.means.tolist() == [0.5, -4]
     assert found["nyt"].name == "nyt"
     assert found.source == f"VADER, 8 rated texts of {tmp_path / 'given'}"
+
+
+def test_texts_know_their_sources(tmp_path: Path) -> None:
+    texts = b"1_1\t0\ta\r\n1_10\t0\tb\r\n10_2\t0\tc\r\n3\t0\td\r\n4\t0\te\r\n"
+    ratings = b"".join(key + b"\t0\t0\t[0]\r\n" for key in (b"4", b"3", b"10_2", b"1_10", b"1_1"))
+    stem = "nytEditorialSnippets"
+    made = files() | {f"{stem}_GroundTruth.txt": texts, f"{stem}_anonDataRatings.txt": ratings}
+    assert vader.find(put(tmp_path / "given", made))["nyt"].ids == ("1", "1", "10", "3", "4")
 
 
 def test_the_package_the_tar_in_it_and_the_cache_are_read(tmp_path: Path) -> None:
@@ -107,6 +116,9 @@ def test_the_real_ratings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = vader.find()
     assert {name: len(domain) for name, domain in found.domains.items()} == {
         "tweets": 4200, "amazon": 3708, "movie": 10605, "nyt": 5190,
+    }  # fmt: skip
+    assert {name: len(set(domain.ids)) for name, domain in found.domains.items()} == {
+        "tweets": 4200, "amazon": 300, "movie": 10605, "nyt": 498,
     }  # fmt: skip
     assert found["tweets"].histograms[0].tolist() == [1, 0, 0, 0, 0, 4, 33, 35, 22]
     assert [int(d.raters.min()) for d in found.domains.values()] == [20, 20, 15, 20]

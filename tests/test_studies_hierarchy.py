@@ -13,7 +13,7 @@ import torch
 
 import barrow
 from barrow.studies import hierarchy
-from barrow.studies.data import emoji, fashion, wordnet
+from barrow.studies.data import emoji, fashion
 from barrow.studies.hierarchy import ARGMAX, BOTH, CE, EXPECTED, FIRST, LOSSES, MEDIAN, SECOND, SIGN, TOP, Size
 from barrow.studies.hierarchy import costs as hierarchy_costs
 from barrow.studies.hierarchy import figures as hierarchy_figures
@@ -191,10 +191,6 @@ def test_without_data_there_are_gaussians_and_a_line_for_what_is_lacking(
 def test_data_that_are_given_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"data\.noun"):
         hierarchy_trees.everything(tmp_path)
-    (tmp_path / "wordnet").mkdir()
-    assert hierarchy_trees.place(wordnet.DATASET, tmp_path) == tmp_path / "wordnet"
-    assert hierarchy_trees.place(fashion.DATASET, tmp_path) == tmp_path
-    assert hierarchy_trees.place(fashion.DATASET, None) is None
 
 
 # -- losses and scores -------------------------------------------------------------------------------------------------

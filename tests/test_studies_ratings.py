@@ -88,9 +88,10 @@ def test_no_source_is_in_two_splits() -> None:
 
 def put(folder: Path, ids: tuple[str, ...], texts: tuple[str, ...]) -> None:
     folder.mkdir(parents=True)
-    for stem in vader.DOMAINS.values():
-        rows = "".join(f"{key}\t0\t{text}\n" for key, text in zip(ids, texts, strict=True))
-        marks = "".join(f"{key}\t0\t0\t[{k - 2}, 0, 4]\n" for k, key in enumerate(ids))
+    for name, stem in vader.DOMAINS.items():
+        keys = ids if name in ("amazon", "nyt") else [str(k) for k in range(len(ids))]
+        rows = "".join(f"{key}\t0\t{text}\n" for key, text in zip(keys, texts, strict=True))
+        marks = "".join(f"{key}\t0\t0\t[{k - 2}, 0, 4]\n" for k, key in enumerate(keys))
         (folder / f"{stem}_GroundTruth.txt").write_text(rows)
         (folder / f"{stem}_anonDataRatings.txt").write_text(marks, encoding="utf-8-sig")
 

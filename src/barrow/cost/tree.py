@@ -160,7 +160,8 @@ class Tree(Cost):
         again and again the path that adds the fewest synsets to the tree (of several the shortest, then that of the
         smallest offsets), so the metric does not depend on the order of ``ids``. As in :meth:`from_parents`, what no
         path needs is cut, edges in a row are merged into one with the sum of their lengths, and an id above others
-        gets a leaf of its own at no distance.
+        gets a leaf of its own at no distance. ``barrow.cost.wordnet`` tells which synset each node is (``nodes``), the
+        tree before merging (``parents``) and what synsets are called (``words``).
 
         Args:
             ids: the bins, in order: n and the eight digits of the offset, such as n02084071. ImageNet's are those of

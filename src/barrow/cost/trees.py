@@ -45,7 +45,7 @@ def from_parents(parents: Rows, length: Lengths, leaves: Iterable[Hashable] | No
         wanted = [k for k in range(len(names)) if k not in inner]
     else:
         wanted = [number[name] for name in distinct("leaves", leaves, number.__contains__, "is no name in parents")]
-    parent, source, target = reduced(up, wanted, lambda k: repr(names[k]))
+    parent, _, source, target = reduced(up, wanted, lambda k: repr(names[k]))
     return parent, gathered(edges, source, target, parent.numel())
 
 
@@ -150,15 +150,17 @@ def distinct(
     return listed
 
 
-def reduced(up: Sequence[int], wanted: Sequence[int], say: Callable[[int], str]) -> tuple[Tensor, list[int], list[int]]:
+def reduced(
+    up: Sequence[int], wanted: Sequence[int], say: Callable[[int], str]
+) -> tuple[Tensor, list[int], list[int], list[int]]:
     """The smallest tree with given leaves and the same path lengths between them.
 
     Branches without wanted leaves are cut, nodes with one branch are merged into the edge through them, and a wanted
     node with wanted ones below gets a leaf of its own at no distance.
 
     Returns:
-        The parents (N,), leaf k standing for ``wanted[k]``; and the old edges ``source`` that the new edges ``target``
-        consist of, edges named by their lower ends.
+        The parents (N,), leaf k standing for ``wanted[k]``; the old nodes that the others stand for, in order; and the
+        old edges ``source`` that the new edges ``target`` consist of, edges named by their lower ends.
 
     Raises:
         ValueError: the wanted nodes are under several roots.
@@ -200,7 +202,7 @@ def reduced(up: Sequence[int], wanted: Sequence[int], say: Callable[[int], str])
                 parent[new] = node[v]
                 source += way
                 target += [new] * len(way)
-    return torch.tensor(parent), source, target
+    return torch.tensor(parent), fork, source, target
 
 
 def gathered(edges: Tensor, source: list[int], target: list[int], N: int) -> Tensor:
@@ -255,7 +257,7 @@ def from_points(x: Tensor, linkage: str, norm: float) -> tuple[Tensor, Tensor]:
     n = len(z)
     if linkage == "spanning":
         up, edge = spanning_tree(z, norm)
-        parent, source, target = reduced(up.tolist(), range(n), str)
+        parent, _, source, target = reduced(up.tolist(), range(n), str)
         length = gathered(torch.from_numpy(edge), source, target, parent.numel())
     else:
         merges = single(z, norm) if linkage == "single" else agglomerated(z, norm, linkage)

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,11 +21,81 @@ from barrow.cost.trees import distinct, gathered, reduced
 FILE = "data.noun"
 SHARED = Path("/usr/share")
 ID = re.compile(r"n(\d{8})")
+NOTICE = re.compile(r"WordNet \d+\.\d+")
 FETCH = "run `barrow data wordnet` to fetch it"
 
 
 def from_wordnet(ids: Iterable[str], data: str | os.PathLike[str] | None) -> tuple[Tensor, Tensor]:
     """What :meth:`barrow.Tree.from_wordnet` documents."""
+    _, parent, length = _merged(ids, data)
+    return parent, length
+
+
+def nodes(ids: Iterable[str], data: str | os.PathLike[str] | None = None) -> list[str]:
+    """The synset at each node of ``Tree.from_wordnet(ids, data)``: first ``ids``, then those where branches meet.
+
+    One of ``ids`` with others below it is there twice, as the leaf and as the fork.
+
+    Raises:
+        FileNotFoundError, ValueError: as :meth:`barrow.Tree.from_wordnet`.
+    """
+    return _merged(ids, data)[0]
+
+
+def parents(ids: Iterable[str], data: str | os.PathLike[str] | None = None) -> dict[str, str | None]:
+    """The hypernym that is chosen for each of ``ids`` and for each synset so reached; None at the root.
+
+    It is the tree with nothing merged: ``Tree.from_parents(parents(ids), leaves=ids)`` is ``Tree.from_wordnet(ids)``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :meth:`barrow.Tree.from_wordnet`.
+    """
+    return _chosen(ids, data)[1]
+
+
+def words(ids: Iterable[str], data: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """What synsets are called, by the first of their words.
+
+    Raises:
+        FileNotFoundError, ValueError: as :meth:`barrow.Tree.from_wordnet`.
+
+    >>> import tempfile
+    >>> synset = "{} 03 n 01 {} 0 {} | glossary".format
+    >>> lines = [
+    ...     synset("00000001", "animal", "000"),
+    ...     synset("00000002", "pet", "001 @ 00000001 n 0000"),
+    ...     synset("00000003", "house_cat", "001 @ 00000002 n 0000"),
+    ...     synset("00000004", "puppy", "001 @ 00000002 n 0000"),
+    ... ]
+    >>> ids = ["n00000004", "n00000003"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "data.noun").write_text("\\n".join(lines))
+    ...     called = words(parents(ids, folder), folder)
+    ...     [called[node] for node in nodes(ids, folder)]
+    ['puppy', 'house cat', 'pet']
+    """
+    listed, nouns = _known(ids, data)
+    return {one: nouns.words[int(one[1:])] for one in listed}
+
+
+def _merged(ids: Iterable[str], data: str | os.PathLike[str] | None) -> tuple[list[str], Tensor, Tensor]:
+    """The synsets of the nodes (N,), their parents and the lengths above them."""
+    listed, up = _chosen(ids, data)
+    synsets = list(up)
+    number = {synset: k for k, synset in enumerate(synsets)}
+    above = [-1 if synset is None else number[synset] for synset in up.values()]
+    parent, fork, source, target = reduced(above, [number[one] for one in listed], synsets.__getitem__)
+    length = gathered(torch.ones(len(up)), source, target, parent.numel())
+    return listed + [synsets[k] for k in fork], parent, length
+
+
+def _chosen(ids: Iterable[str], data: str | os.PathLike[str] | None) -> tuple[list[str], dict[str, str | None]]:
+    listed, nouns = _known(ids, data)
+    up = one_parent(nouns.hypernyms, [int(one[1:]) for one in listed])
+    return listed, {f"n{v:08d}": None if u is None else f"n{u:08d}" for v, u in up.items()}
+
+
+def _known(ids: Iterable[str], data: str | os.PathLike[str] | None) -> tuple[list[str], Nouns]:
     listed = distinct(
         "ids",
         ids,
@@ -32,19 +103,13 @@ def from_wordnet(ids: Iterable[str], data: str | os.PathLike[str] | None) -> tup
         "is no noun synset: ids are n and eight digits, such as n02084071",
     )
     nouns = read(find(data))
-    wanted = [int(one[1:]) for one in listed]
-    lost = [one for one, synset in zip(listed, wanted, strict=True) if synset not in nouns.hypernyms]
+    lost = [one for one in listed if int(one[1:]) not in nouns.hypernyms]
     if lost:
         raise ValueError(
             f"{len(lost)} of the {len(listed)} ids are no noun synsets of {nouns.source}, the first {lost[0]}: the ids "
             "of ImageNet are those of WordNet 3.0, which `barrow data wordnet` fetches; other versions have other ids"
         )
-    up = one_parent(nouns.hypernyms, wanted)
-    number = {synset: k for k, synset in enumerate(up)}
-    above = [-1 if synset is None else number[synset] for synset in up.values()]
-    names = [f"n{synset:08d}" for synset in up]
-    parent, source, target = reduced(above, [number[synset] for synset in wanted], names.__getitem__)
-    return parent, gathered(torch.ones(len(up)), source, target, parent.numel())
+    return listed, nouns
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -52,9 +117,10 @@ def from_wordnet(ids: Iterable[str], data: str | os.PathLike[str] | None) -> tup
 
 @dataclasses.dataclass(frozen=True)
 class Nouns:
-    """The hypernyms of each noun synset, by offset, and where they were read."""
+    """The hypernyms and the first word of each noun synset, by offset, and where they were read."""
 
     hypernyms: Mapping[int, tuple[int, ...]]
+    words: Mapping[int, str]
     source: str
 
 
@@ -66,13 +132,14 @@ def find(data: str | os.PathLike[str] | None) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: data must name WordNet's {FILE} or its folder; or {FETCH}")
         return path
-    for path in _usual():
-        if path.is_file():
+    for path in places():
+        if os.path.isfile(path):  # False, unlike that of Path, where looking is not allowed
             return path
     raise FileNotFoundError(f"WordNet's {FILE} is nowhere on this machine: {FETCH}, or name it with data")
 
 
-def _usual() -> Iterator[Path]:
+def places() -> Iterator[Path]:
+    """The usual places, the first one first; the file need not be there."""
     home, said = Path.home(), os.environ.get
     if folder := said("WNSEARCHDIR"):
         yield Path(folder, FILE)
@@ -84,7 +151,28 @@ def _usual() -> Iterator[Path]:
         yield path / "corpora" / "wordnet" / FILE
         yield path / "corpora" / "wordnet.zip"
     cache = said("BARROW_DATA") or Path(said("XDG_CACHE_HOME") or home / ".cache", "barrow")
-    yield Path(cache, "wordnet", FILE)
+    yield Path(os.path.expanduser(cache), "wordnet", FILE)
+
+
+def version(path: Path) -> str:
+    """What the notice at its top says, such as "WordNet 3.0"; nothing where there is no notice."""
+    notice = re.search(NOTICE, _text(path, 4096))
+    return notice[0] if notice else ""
+
+
+def _text(path: Path, size: int = -1) -> str:
+    """Of the file, or of the one in an archive of NLTK's; ``size`` bytes of it."""
+    if path.suffix != ".zip":
+        with path.open("rb") as file:
+            return file.read(size).decode("latin-1")
+    name = f"{path.stem}/{FILE}"
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+            return member.read(size).decode("latin-1")
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError):
+        raise ValueError(
+            f"{path} is no whole archive with {name}: data must name WordNet's {FILE}; or {FETCH}"
+        ) from None
 
 
 def read(path: Path) -> Nouns:
@@ -100,16 +188,13 @@ def _read(path: Path, changed: int, size: int) -> Nouns:
     #   offset file type w_cnt (hexadecimal) [word lex_id] * w_cnt  p_cnt  [symbol offset part source/target] * p_cnt
     # and hypernyms have the symbols @ and, for instances, @i: the manual page wndb(5WN). Lines of the licence are blank
     # first.
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            lines = archive.read(f"{path.stem}/{FILE}").decode("latin-1").splitlines()
-    else:
-        lines = path.read_text(encoding="latin-1").splitlines()
+    lines = _text(path).splitlines()
     hypernyms: dict[int, tuple[int, ...]] = {}
+    words: dict[int, str] = {}
     version = ""
     for k, line in enumerate(lines, 1):
         if line.startswith(" "):
-            named = re.search(r"WordNet \d+\.\d+", line)
+            named = re.search(NOTICE, line)
             version = version or (f" ({named[0]})" if named else "")
             continue
         try:
@@ -120,6 +205,7 @@ def _read(path: Path, changed: int, size: int) -> Nouns:
                 raise ValueError
             above = (int(o) for symbol, o in zip(symbols, offsets, strict=True) if symbol in ("@", "@i"))
             hypernyms[int(fields[0])] = tuple(dict.fromkeys(above))
+            words[int(fields[0])] = fields[4].replace("_", " ")
         except (ValueError, IndexError):
             raise ValueError(f"line {k} of {path} is no noun synset of WordNet: data must name its {FILE}") from None
     for synset, parents in hypernyms.items():
@@ -128,7 +214,7 @@ def _read(path: Path, changed: int, size: int) -> Nouns:
                 raise ValueError(
                     f"{path} is incomplete: n{one:08d}, a hypernym of n{synset:08d}, is not in it; {FETCH}"
                 )
-    return Nouns(hypernyms, f"{path}{version}")
+    return Nouns(hypernyms, words, f"{path}{version}")
 
 
 # -- one parent a synset -----------------------------------------------------------------------------------------------

@@ -186,6 +186,12 @@ def label_wasserstein(
     have a metric (tags, ratings, hierarchies) and C is not a line or a tree; there, :func:`emd_1d` and
     :func:`tree_emd` are exact and much faster. The value may be negative: the entropy is subtracted.
 
+    Beware: where the marginals are hard, the best h for a given t is a blurred t, h_i = sum_j t_j softmax_i(-C_ij /
+    epsilon); for one near t take a small epsilon, or on a line or a tree the two functions above, which are least at t.
+    But not none: for a single true class exact transport (epsilon -> 0), and so those two with exponent 1, is linear in
+    h and drives a softmax into a corner, where its gradient vanishes; the entropy keeps the best h inside, and so the
+    loss trainable.
+
     Args:
         h: predictions (..., K), for instance a softmax.
         t: targets (..., L); zeros are legal. Or class indices, integers of the shape h.shape[:-1]: where the marginals

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import barrow
 from barrow.studies import palette
 from barrow.studies.data import mnist
-from barrow.studies.study import Claim, Outcome, Spread, Table
+from barrow.studies.study import Claim, Outcome, Spread, Table, descent
 from barrow.studies.work import Work
 
 if TYPE_CHECKING:
@@ -92,13 +92,9 @@ def train(how: str, p: float, rate: float, seed: int, size: Size, data: mnist.Im
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(x.shape[1], size.width), nn.ReLU(), nn.Linear(size.width, DIGITS))
     optimiser = torch.optim.Adam(network.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / size.steps)
-    for _ in range(size.steps):
+    for _ in descent(optimiser, size.steps):
         rows = shown[torch.randint(len(shown), (size.batch,), generator=random)]
-        optimiser.zero_grad()
         loss(how, network(x[rows]), y[rows], p).backward()
-        optimiser.step()
-        schedule.step()
     with torch.no_grad():
         right = [(network(x[rows]).argmax(-1) == y[rows]).float().mean() for rows in (held, test)]
         h = network(x[test]).double().softmax(-1)
@@ -194,9 +190,8 @@ def claims(found: Mapping[tuple[str, float], list[Found]], size: Size) -> list[C
     zero, large = powers[0], [p for p in powers if p >= 1]
     entropies = [[run["entropy"] for run in found[ENTROPIC, p]] for p in powers]
     ratios = [near_to_far(run["posterior"]) for p in large for run in found[ENTROPIC, p]]
-    gaps = Spread.of(
-        a["accuracy"] - b["accuracy"] for a, b in zip(found[CROSS, 0.0], found[ENTROPIC, zero], strict=True)
-    )
+    cross, entropic = (Spread.of(run["accuracy"] for run in found[key]) for key in ((CROSS, 0.0), (ENTROPIC, zero)))
+    gaps = cross - entropic
     confident = min(run["confidence"] for run in found[ENTROPIC, zero])
     off = [max(variation(run, p) for run in found[ENTROPIC, p]) for p in powers]
     apart = linearity()
@@ -301,10 +296,8 @@ def draw_entropy(ax: Axes, found: Mapping[tuple[str, float], list[Found]], power
 
 
 def _figure(found: Mapping[tuple[str, float], list[Found]], size: Size) -> Figure:
-    from matplotlib.figure import Figure
-
     powers = [float(p) for p in size.powers]
-    figure = Figure(figsize=(14, 4.3), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(14, 4.3)
     zero, four, entropy = figure.subplots(1, 3)
     draw_answer(zero, found, powers, 0)
     draw_answer(four, found, powers, 4)

@@ -255,9 +255,7 @@ def draw_arcs(ax: Axes, x: Tensor, y: Tensor) -> None:
 
 
 def _figure(x: Tensor, y: Tensor, moved: Flow) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 5), dpi=150, layout="constrained", facecolor="white")
+    figure = palette.sheet(16, 5, dpi=150)
     morph, fall, arcs = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
     draw_morph(morph, moved, y)
     draw_fall(fall, moved)

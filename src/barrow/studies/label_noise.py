@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, final
 
@@ -31,7 +30,7 @@ from torch.nn import functional
 
 import barrow
 from barrow.studies import palette
-from barrow.studies.study import Claim, Outcome, Spread, Table
+from barrow.studies.study import Claim, Outcome, Spread, Table, descent
 from barrow.studies.work import Work
 
 if TYPE_CHECKING:
@@ -54,11 +53,11 @@ class Size:
 
     sides: tuple[int, ...] = (3, 4, 5, 6, 7)
     noises: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    repeats: int = 5
+    repeats: int = 10
     train: int = 20  # points a vertex
     held: int = 10
     test: int = 50
-    steps: int = 300  # on 6 x 6, KL is within a few percent of what twice as many give
+    steps: int = 600  # KL on large lattices is the last to arrive
     batch: int = 40
     rates: tuple[float, ...] = (0.1, 0.3, 1.0)
 
@@ -148,17 +147,13 @@ def train(how: str, side: int, rate: float, size: Size, seed: int) -> dict[str, 
     y, y_held = (lattice.labels(truth, size.noises, R, random) for truth in (true, true_held))
     weight, bias = (torch.zeros((T, R, n, K), requires_grad=True) for n in (2, 1))
     optimiser = torch.optim.Adam((weight, bias), rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / size.steps)
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(size.steps):
+    for _ in descent(optimiser, size.steps):
         if len(order) < size.batch:
             order = torch.randperm(x.shape[1], generator=random)
         rows, order = order[: size.batch], order[size.batch :]
         logits = x[:, rows] @ weight + bias
-        optimiser.zero_grad()
         loss(how, logits, y[..., rows], lattice).mean(-1).sum().backward()
-        optimiser.step()
-        schedule.step()
     with torch.no_grad():
         held, test = ((z @ weight + bias).argmax(-1) for z in (x_held, x_test))
     known = [lattice.rules(x_test, t) for t in size.noises]
@@ -308,10 +303,8 @@ def _table(scores: dict[tuple[int, str], Tensor], size: Size) -> Table:
 def draw_scores(ax: Axes, scores: dict[tuple[int, str], Tensor], side: int, noises: Sequence[float]) -> None:
     """The score of each loss against the noise, and the rules that need no training."""
     for how, colour in COLOURS.items():
-        found = scores[side, how]
-        middle, spread = found.mean(1), found.std(1) if found.shape[1] > 1 else torch.zeros(len(found))
-        ax.fill_between(noises, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
-        ax.plot(noises, middle, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=how)
+        spreads = [Spread.of(found.tolist()) for found in scores[side, how]]
+        palette.trend(ax, noises, spreads, colour, band=0.15, linewidth=2.2, marker="o", markersize=3.5, label=how)
     for name, colour in ((MODE, palette.TARGET), (MEDIAN, palette.SOURCE)):
         rule = scores[side, name].mean(1)
         ax.plot(noises, rule, color=colour, linewidth=1.2, linestyle=(0, (4, 2)), alpha=0.8, label=name)
@@ -325,11 +318,11 @@ def draw_gap(ax: Axes, scores: dict[tuple[int, str], Tensor], size: Size) -> Non
     for how in (FIRST, SECOND):
         for name, kept, style in ((f"t < {LOW:g}", noise < LOW, ":"), (f"t > {HIGH:g}", noise > HIGH, "-")):
             each = torch.stack([gap(scores, side, how)[kept].mean(0) for side in size.sides])
-            error = each.std(1) / math.sqrt(each.shape[1]) if each.shape[1] > 1 else torch.zeros(len(each))
+            spreads = [Spread.of(gaps.tolist()) for gaps in each]
             label = f"{how.partition(',')[0]}, {name}"
             ax.errorbar(
-                size.sides, each.mean(1), error, color=COLOURS[how], linewidth=2, linestyle=style, marker="o",
-                markersize=4, label=label,
+                size.sides, [s.mean for s in spreads], [s.stderr for s in spreads], color=COLOURS[how], linewidth=2,
+                linestyle=style, marker="o", markersize=4, label=label,
             )  # fmt: skip
     ax.axhline(0, color=palette.TRUTH, linewidth=1)
     palette.dress(ax, "Nearer than KL by", "side D of the lattice", "gap, ± standard error")
@@ -338,11 +331,9 @@ def draw_gap(ax: Axes, scores: dict[tuple[int, str], Tensor], size: Size) -> Non
 
 
 def _figure(scores: dict[tuple[int, str], Tensor], size: Size) -> Figure:
-    from matplotlib.figure import Figure
-
     panels = len(size.sides) + 1
     rows, columns = -(-panels // 3), min(panels, 3)
-    figure = Figure(figsize=(4.6 * columns, 3.7 * rows), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(4.6 * columns, 3.7 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, side in zip(axes, size.sides, strict=False):
         draw_scores(ax, scores, side, size.noises)

@@ -245,9 +245,7 @@ def _colour(loss: str) -> str:
 
 
 def _values(sweeps: dict[str, State]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 6), dpi=120, layout="constrained", facecolor="white")
+    figure = palette.sheet(13, 6, dpi=120)
     distance = [-shift for shift in SHIFTS]
     for ax, (loss, found) in zip(figure.subplots(2, 4).flat, sweeps.items(), strict=True):
         slope = (found["slope"].abs() / found["slope"].abs().max() * found["value"].max()).tolist()
@@ -259,9 +257,7 @@ def _values(sweeps: dict[str, State]) -> Figure:
 
 
 def _gradients(sweeps: dict[str, State]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 6), dpi=120, layout="constrained", facecolor="white")
+    figure = palette.sheet(13, 6, dpi=120)
     at = SHIFTS.index(-30)
     here, there = bump(torch.tensor([TARGET - 30, TARGET], dtype=torch.float64))
     for ax, (loss, found) in zip(figure.subplots(2, 4).flat, sweeps.items(), strict=True):
@@ -276,9 +272,7 @@ def _gradients(sweeps: dict[str, State]) -> Figure:
 
 
 def _descents(slid: dict[str, State], shaped: dict[str, State]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 15), dpi=110, layout="constrained", facecolor="white")
+    figure = palette.sheet(13, 15, dpi=110)
     grid = figure.subplots(4, 4)
     for k, loss in enumerate(LOSSES):
         row, left = k % 4, 2 * (k // 4)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from barrow.studies.study import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SOURCE = "#2a5d8f"  # x: where mass comes from
 TARGET = "#d9622b"  # y: where it goes
@@ -13,6 +17,24 @@ TRUTH = "#222222"
 PLAN = "#8a8f98"
 PROVED = "#2f8f6b"  # certificates
 FAINT = "#e7e9ed"
+
+
+def sheet(width: float, height: float, *, dpi: int = 130) -> Figure:
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+
+
+def trend(
+    ax: Axes, x: Sequence[float], spreads: Sequence[Spread], colour: Any, *, band: float = 0.12, **line: Any
+) -> None:
+    """A line through the means, in a band of one standard deviation; ``band`` is its opacity."""
+    means = [spread.mean for spread in spreads]
+    if band:
+        low, high = ([spread.mean + sign * spread.std for spread in spreads] for sign in (-1, 1))
+        ax.fill_between(x, low, high, color=colour, alpha=band, linewidth=0)
+    ax.plot(x, means, color=colour, **line)
 
 
 def dress(ax: Axes, title: str = "", x: str = "", y: str = "") -> None:

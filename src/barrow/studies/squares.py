@@ -292,9 +292,7 @@ def draw_gaps(ax: Axes, answers: list[Answer]) -> None:
 
 
 def _figure(laws: Laws, answers: list[Answer], critics: list[Critic]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 5), dpi=150, layout="constrained", facecolor="white")
+    figure = palette.sheet(16, 5, dpi=150)
     images, training, gaps = figure.subplots(1, 3)
     draw_laws(images, laws)
     draw_training(training, critics, laws.truth)

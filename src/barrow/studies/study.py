@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import torch
 
 import barrow
 
@@ -72,6 +75,15 @@ class Spread:
         """The root of sum (v - mean)^2 / (n - 1); 0 for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
+    @property
+    def stderr(self) -> float:
+        """Of the mean: std / sqrt(n)."""
+        return self.std / math.sqrt(len(self.values))
+
+    def __sub__(self, other: Spread) -> Spread:
+        """The differences within seeds, of which each gives one value to both."""
+        return Spread(tuple(a - b for a, b in zip(self.values, other.values, strict=True)))
+
     def __format__(self, spec: str) -> str:
         mean = f"{self.mean:{spec}}"
         return mean if len(self.values) == 1 else f"{mean} ± {self.std:{spec}}"
@@ -128,6 +140,23 @@ class Outcome:
     def holds(self) -> bool:
         """Every claim does."""
         return all(claim.holds for claim in self.claims)
+
+
+def descent(optimiser: torch.optim.Optimizer, steps: int) -> Iterator[int]:
+    """Steps of ``optimiser``, whose gradients the body of the loop leaves; learning rates fall linearly to 0.
+
+    >>> x = torch.ones(1, requires_grad=True)
+    >>> for _ in descent(torch.optim.SGD([x], 0.5), 2):
+    ...     x.sum().backward()
+    >>> x.detach()  # 1 - 0.5 - 0.25
+    tensor([0.2500])
+    """
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+    for step in range(steps):
+        optimiser.zero_grad()
+        yield step
+        optimiser.step()
+        schedule.step()
 
 
 def timed(run: Callable[[], barrow.Solution]) -> tuple[barrow.Solution, float]:

@@ -230,9 +230,7 @@ def draw_sheet(ax: Axes, images: Tensor, title: str, side: int = 8) -> None:
 
 def _figure(runs: Sequence[Run], shown: Tensor) -> Figure:
     """A column a method: objectives, their gap; below, what the generators of the last seed made of the images."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(17, 12), dpi=110, layout="constrained", facecolor="white")
+    figure = palette.sheet(17, 12, dpi=110)
     figure.suptitle(
         "The critic on images that it was trained on, and on others", fontsize=14, fontweight="bold",
         color=palette.TRUTH, x=0.01, ha="left",

@@ -3,6 +3,9 @@
 Each module declares its data (what, whose, from where, with their SHA-256) and finds them: ``mnist.find()``,
 ``vader.find()``, ... A path that is given comes first, then an installed package that carries the files, then the
 cache. Nothing is ever downloaded by a ``find``.
+
+The cache is the folder that the environment variable ``BARROW_DATA`` names, else ``barrow`` in that of
+``XDG_CACHE_HOME``, else ``~/.cache/barrow``.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ class Dataset:
     reduce: Callable[[Contents], Contents] | None = None  # from the members, by name, to the files
     packages: tuple[str, ...] = ()  # Python packages that carry the members, all in one folder, where archives do
     folders: tuple[str, ...] = ()  # where a system's package puts the members
+    search: Callable[[], Path | None] | None = None  # where other software has them, for a finder of its own
 
     @property
     def size(self) -> int:
@@ -78,7 +79,7 @@ class Dataset:
 def root() -> Path:
     """The cache: ``$BARROW_DATA``, else ``$XDG_CACHE_HOME/barrow``, else ``~/.cache/barrow``."""
     if chosen := os.environ.get("BARROW_DATA"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))  # unlike that of Path, it leaves the home of nobody as it is
     caches = os.environ.get("XDG_CACHE_HOME")
     return (Path(caches) if caches else Path.home() / ".cache") / "barrow"
 
@@ -97,12 +98,22 @@ def locate(dataset: Dataset, data: Path | None = None) -> Path:
         if not data.exists():
             raise BadData(f"{data} does not exist: give {_wanted(dataset)}, or leave it out")
         return data
+    if dataset.search is not None and (place := dataset.search()) is not None:
+        return place
     for folder in _installed(dataset):
-        if all((folder / PurePosixPath(path).name).is_file() for source in dataset.sources for path in source.members):
+        if all(
+            os.path.isfile(folder / PurePosixPath(path).name) for source in dataset.sources for path in source.members
+        ):
             return folder
-    if all((dataset.folder / name).is_file() for name in dataset.kept):
+    # Unlike that of Path, this isfile is False for what may not be looked at or cannot be: no such data are here.
+    if all(os.path.isfile(dataset.folder / name) for name in dataset.kept):
         return dataset.folder
     raise dataset.missing()
+
+
+def within(data: Path | None, name: str) -> Path | None:
+    """Where in ``data`` to look for one set of several: in what is called ``name`` there, else in ``data`` itself."""
+    return data / name if data is not None and (data / name).exists() else data
 
 
 def present(dataset: Dataset) -> Path | None:

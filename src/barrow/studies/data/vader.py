@@ -62,10 +62,15 @@ DATASET = Dataset(
 @final
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """Texts (n,) of one kind, and how many raters gave each of the nine grades: ``histograms`` (n, 9), float32."""
+    """Texts (n,) of one kind, and how many raters gave each of the nine grades: ``histograms`` (n, 9), float32.
+
+    ``ids`` (n,) say what each text is from: in ``amazon`` and ``nyt`` the review or the editorial, which several share;
+    in ``tweets`` and ``movie``, whose sources are not told, each has its own.
+    """
 
     name: str
     texts: tuple[str, ...]
+    ids: tuple[str, ...]
     histograms: Tensor
 
     def __len__(self) -> int:
@@ -129,7 +134,8 @@ def _domain(name: str, texts: bytes, ratings: bytes) -> Domain:
         raise ValueError(f"the id {min(lonely)} has a text or ratings, but not both")
     if not said:
         raise ValueError("it is empty")
-    return Domain(name, tuple(said.values()), torch.from_numpy(np.stack([rated[key] for key in said])))
+    ids = tuple(key.partition("_")[0] for key in said)  # source_sentence in amazon and nyt, elsewhere a number
+    return Domain(name, tuple(said.values()), ids, torch.from_numpy(np.stack([rated[key] for key in said])))
 
 
 def _rows(content: bytes, width: int) -> list[list[str]]:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+from barrow.cost import wordnet
 from barrow.studies.data import cache
 from barrow.studies.data.cache import Dataset, Source
+from barrow.studies.study import BadData
 
-NOUNS = "data.noun"
+VERSION = "WordNet 3.0"
+
+
+def _search() -> Path | None:
+    """The folder or the archive, among the places where :meth:`barrow.Tree.from_wordnet` looks; no other version."""
+    for path in wordnet.places():
+        with contextlib.suppress(OSError, ValueError):
+            if wordnet.version(path) == VERSION:
+                return path.parent if path.name == wordnet.FILE else path
+    return None
+
+
 DATASET = Dataset(
     name="wordnet",
     title="the nouns of WordNet 3.0",
@@ -23,27 +37,31 @@ DATASET = Dataset(
             ),
             "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
             6467132,
-            {f"usr/share/wordnet/{NOUNS}": NOUNS},
+            {f"usr/share/wordnet/{wordnet.FILE}": wordnet.FILE},
         ),
     ),
-    folders=("/usr/share/wordnet",),
+    search=_search,
 )
 
 
 def find(data: Path | None = None) -> Path:
-    """The path of ``data.noun``: ``data`` itself or in the folder ``data``, else the system's, else the cache's.
+    """The path of ``data.noun``, or of NLTK's archive with it: from ``data``, which is either or their folder.
+
+    Unless given, it is the first of the places where :meth:`barrow.Tree.from_wordnet` looks that has version 3.0.
 
     Raises:
         BadData: ``data`` is neither, or is of another version: the ids of ImageNet are offsets in the files of 3.0.
         MissingData: it is nowhere.
     """
     place = cache.locate(DATASET) if data is None else data
-    path = place / NOUNS if place.is_dir() else place
     try:
-        with path.open("rb") as file:
-            top = file.read(4096)
-    except OSError as error:
-        raise cache.unreadable(path, DATASET, error) from error
-    if b"WordNet 3.0 Copyright" not in top:
-        raise cache.unreadable(path, DATASET, ValueError(f"it does not begin as {NOUNS} of version 3.0 does"))
+        path = wordnet.find(place)
+    except FileNotFoundError as error:
+        raise BadData(str(error)) from error
+    try:
+        found = wordnet.version(path)
+    except (OSError, ValueError) as error:
+        raise cache.unreadable(place, DATASET, error) from error
+    if found != VERSION:
+        raise cache.unreadable(place, DATASET, ValueError(f"it is {found or 'something else'}"))
     return path

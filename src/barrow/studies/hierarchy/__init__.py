@@ -32,7 +32,7 @@ import barrow
 from barrow.studies.hierarchy import costs as hierarchy_costs
 from barrow.studies.hierarchy import figures as hierarchy_figures
 from barrow.studies.hierarchy.trees import Hierarchy, Setting, Split, everything, small
-from barrow.studies.study import Claim, Outcome, Spread, Table
+from barrow.studies.study import Claim, Outcome, Spread, Table, descent
 from barrow.studies.work import Work
 
 CE, FIRST, SECOND, BOTH = "CE", "HEMD¹", "HEMD²", "CE + w HEMD²"
@@ -111,17 +111,13 @@ def train(how: str, hierarchy: Hierarchy, split: Split, rate: float, weight: flo
         return torch.baddbmm(c, torch.baddbmm(b, z, W).relu(), V)
 
     optimiser = torch.optim.Adam(parameters, rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / size.steps)
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(size.steps):
+    for _ in descent(optimiser, size.steps):
         while len(order) < size.batch:
             order = torch.cat((order, torch.randperm(len(y), generator=random)))
         rows, order = order[: size.batch], order[size.batch :]
-        optimiser.zero_grad()
         value = loss(how, network(x[:, rows]), y[rows].expand(len(x), -1), unit, weight)
         value.mean(-1).sum().backward()
-        optimiser.step()
-        schedule.step()
     with torch.no_grad():
         held, test = network(x_held), network(x_test)
         far = distance[y_test, test.argmax(-1)].round().long()
@@ -199,7 +195,7 @@ def claims(found: Found, world: Setting) -> list[Claim]:
 
 def error(values: Tensor) -> float:
     """The standard error of their mean."""
-    return Spread.of(values.tolist()).std / math.sqrt(len(values))
+    return Spread.of(values.tolist()).stderr
 
 
 def beyond(values: Tensor) -> bool:

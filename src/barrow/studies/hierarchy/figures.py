@@ -10,6 +10,7 @@ from torch import Tensor
 
 from barrow.studies import palette
 from barrow.studies.hierarchy.trees import Hierarchy, Setting
+from barrow.studies.study import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,13 +168,9 @@ def draw_tree(ax: Axes, hierarchy: Hierarchy, p: Tensor, k: int, heading: str, *
 
 
 def _tree(view: View) -> Figure:
-    from matplotlib.figure import Figure
-
     hierarchy, k = view.world.hierarchy, hardest(view)
     shown = list(view.mean)[::2]  # CE and HEMD^2
-    figure = Figure(
-        figsize=(15, 6 if len(hierarchy.classes) <= 20 else 10), dpi=120, layout="constrained", facecolor="white"
-    )
+    figure = palette.sheet(15, 6 if len(hierarchy.classes) <= 20 else 10, dpi=120)
     distance, top = hierarchy.distance[k], max(float(view.mean[how][k].max()) for how in shown)
     for ax, how in zip(figure.subplots(1, 2), shown, strict=True):
         p = view.mean[how][k]
@@ -192,17 +189,14 @@ def _tree(view: View) -> Figure:
 def draw_scores(ax: Axes, counts: Sequence[int], of_losses: Mapping[str, Tensor], *, scale: float = 1) -> None:
     """Means with bands of one standard deviation over repeats."""
     for colour, (how, values) in zip(COLOURS, of_losses.items(), strict=True):
-        mean, std = scale * values.mean(1), scale * values.std(1)
-        ax.fill_between(counts, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.12, linewidth=0)
-        ax.plot(counts, mean.tolist(), "o-", color=colour, linewidth=2, markersize=4, label=how)
+        spreads = [Spread.of(row.tolist()) for row in scale * values]
+        palette.trend(ax, counts, spreads, colour, linewidth=2, marker="o", markersize=4, label=how)
     ax.set_xscale("log")
 
 
 def _scores(views: Sequence[View]) -> Figure:
-    from matplotlib.figure import Figure
-
     names = list(views[0].scores)
-    figure = Figure(figsize=(14, 3.9 * len(views)), dpi=120, layout="constrained", facecolor="white")
+    figure = palette.sheet(14, 3.9 * len(views), dpi=120)
     for row, view in zip(figure.subplots(len(views), len(names), squeeze=False), views, strict=True):
         for ax, score in zip(row, names, strict=True):
             share = score == names[-1]
@@ -227,10 +221,8 @@ def draw_mistakes(ax: Axes, view: View) -> None:
     ticks = sorted(set(view.world.hierarchy.distance.round().long().flatten().tolist()) - {0})
     ax.axhline(0, color=COLOURS[0], linewidth=2, label=base)
     for colour, how in zip(COLOURS[2:], others, strict=True):
-        fewer = (shares[base] - shares[how])[:, ticks]
-        mean, std = fewer.mean(0), fewer.std(0)
-        ax.fill_between(ticks, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.12, linewidth=0)
-        ax.plot(ticks, mean.tolist(), "o-", color=colour, linewidth=2, markersize=4, label=how)
+        fewer = [Spread.of(points.tolist()) for points in (shares[base] - shares[how])[:, ticks].mT]
+        palette.trend(ax, ticks, fewer, colour, linewidth=2, marker="o", markersize=4, label=how)
     palette.dress(
         ax, f"{view.world.name}, {view.world.counts[0]} {view.world.what} a class",
         "edges from the truth, at least", f"% of predictions, fewer than with {base}",
@@ -239,9 +231,7 @@ def draw_mistakes(ax: Axes, view: View) -> None:
 
 
 def _mistakes(views: Sequence[View]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(5 * len(views), 8), 4.4), dpi=120, layout="constrained", facecolor="white")
+    figure = palette.sheet(max(5 * len(views), 8), 4.4, dpi=120)
     for ax, view in zip(figure.subplots(1, len(views), squeeze=False)[0], views, strict=True):
         draw_mistakes(ax, view)
     figure.axes[0].legend(frameon=False, fontsize=9.5)

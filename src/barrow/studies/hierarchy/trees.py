@@ -14,7 +14,7 @@ from torch.nn import functional
 import barrow
 from barrow.cost import wordnet as nouns
 from barrow.studies.data import emoji, fashion, hierarchies, wordnet
-from barrow.studies.data.cache import Dataset, MissingData
+from barrow.studies.data.cache import MissingData, within
 
 DIMENSION, OFFSET = 32, 0.35  # of the Gaussians; the standard deviation of an offset, where that of the noise is 1
 MEMBERS = 15  # a subgroup of emoji with fewer is left out
@@ -87,16 +87,9 @@ def of_wordnet(ids: Sequence[str], path: Path, classes: Sequence[str] = ()) -> H
         BadData: ``path`` is no data.noun of WordNet 3.0.
         MissingData: see :func:`barrow.studies.data.wordnet.find`.
     """
-    tree = barrow.Tree.from_wordnet(ids, path)
-    up = nouns.one_parent(nouns.read(path).hypernyms, [int(one[1:]) for one in ids])
-    above = {f"n{child:08d}": None if parent is None else f"n{parent:08d}" for child, parent in up.items()}
-    above = _below_the_fork(above, ids)
-    words = {}
-    with path.open(encoding="latin-1") as file:
-        for line in file:
-            if (synset := f"n{line[:8]}") in above:
-                words[synset] = line.split(maxsplit=5)[4].replace("_", " ")
-    return Hierarchy(tree, tuple(ids), above, words | dict(zip(ids, classes, strict=False)))
+    above = _below_the_fork(nouns.parents(ids, path), ids)
+    words = nouns.words(above, path) | dict(zip(ids, classes, strict=False))
+    return Hierarchy(barrow.Tree.from_wordnet(ids, path), tuple(ids), above, words)
 
 
 def _edges(above: Mapping[str, str | None]) -> dict[str, str]:
@@ -224,18 +217,13 @@ def pictures(counts: tuple[int, ...], data: Path | None) -> Setting:
 # -- what there is -----------------------------------------------------------------------------------------------------
 
 
-def place(dataset: Dataset, data: Path | None) -> Path | None:
-    """Where to look: the folder of ``dataset`` in ``data``, ``data`` itself, or None for the usual places."""
-    return data / dataset.name if data is not None and (data / dataset.name).is_dir() else data
-
-
 def known(name: str, data: Path | None) -> Hierarchy | None:
     """WordNet's tree over a list of :mod:`barrow.studies.data.hierarchies` or over "fashion"; None without the data."""
     try:
-        path = wordnet.find(place(wordnet.DATASET, data))
+        path = wordnet.find(within(data, "wordnet"))
         if name == "fashion":
             return of_wordnet(fashion.WNIDS, path, fashion.CLASSES)
-        return of_wordnet(hierarchies.find(name, place(hierarchies.DATASET, data)).wnids, path)
+        return of_wordnet(hierarchies.find(name, within(data, "hierarchies")).wnids, path)
     except MissingData:
         return None
 
@@ -268,11 +256,11 @@ def everything(data: Path | None) -> tuple[list[Setting], list[str], Hierarchy]:
     try:
         if names[1] is None:
             raise wordnet.DATASET.missing()
-        worlds.append(clothes(names[1], counts, place(fashion.DATASET, data)))
+        worlds.append(clothes(names[1], counts, within(data, "fashion")))
     except MissingData:
         lacking.append("Fashion-MNIST, or WordNet for it, is not here and was left out: barrow data fashion wordnet")
     try:
-        worlds.append(pictures((4, 8), place(emoji.DATASETS["google"], data)))
+        worlds.append(pictures((4, 8), within(data, emoji.DATASETS["google"].name)))
     except MissingData:
         lacking.append("emoji are not here and were left out: barrow data emoji")
     return worlds, lacking, names[2] or balanced(3, 10)

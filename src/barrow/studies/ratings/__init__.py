@@ -34,7 +34,7 @@ import barrow
 from barrow.studies.ratings import figures as rating_figures
 from barrow.studies.ratings.scores import MEAN, NOISE, Results, bounds, by_kind, listed, measures
 from barrow.studies.ratings.texts import ADVICE, GRADES, Corpus, Split, rated, simulated
-from barrow.studies.study import Claim, Outcome, Spread, Table
+from barrow.studies.study import Claim, Outcome, Spread, Table, descent
 from barrow.studies.work import Work
 
 EMD, EMD2, MSE, L1, SOFT, HARD = "EMD", "EMD²", "MSE", "L1", "cross-entropy", "rounded mean"
@@ -104,16 +104,12 @@ def train(how: str, corpus: Corpus, rows: Tensor, size: Size, seed: int) -> tupl
         [{"params": [w], "lr": r, "weight_decay": d} for w, (r, d) in zip(weights, grid, strict=True)]
         + [{"params": [b], "lr": r, "weight_decay": 0.0} for b, (r, _) in zip(biases, grid, strict=True)]
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / size.steps)
     random = torch.Generator().manual_seed(seed)
     shares, each = corpus.shares, torch.arange(len(rows))[:, None]
-    for _ in range(size.steps):
+    for _ in descent(optimiser, size.steps):
         batch = rows[each, torch.randint(rows.shape[1], (len(rows), size.batch), generator=random)]
         logits = (corpus.x[batch] @ torch.cat(weights, -1) + torch.cat(biases, -1)).unflatten(-1, (len(grid), -1))
-        optimiser.zero_grad()
         LOSSES[how](logits, shares[batch][..., None, :]).mean((0, 1)).sum().backward()
-        optimiser.step()
-        schedule.step()
     return torch.stack(weights).detach(), torch.stack(biases).detach()
 
 
@@ -227,7 +223,7 @@ def claims(results: Results) -> list[Claim]:
         )
 
     def no_worse(how: str) -> Claim:
-        margins = [lead.mean + lead.std / len(lead.values) ** 0.5 for lead in leads(how, SOFT, measure="MAE")]
+        margins = [lead.mean + lead.stderr for lead in leads(how, SOFT, measure="MAE")]
         return Claim(
             f"by {how} the mean grade is predicted no worse than by cross-entropy, in every domain",
             "error not above by more than a standard error",

@@ -88,11 +88,7 @@ def draw_texts(ax: Axes, results: Results, name: str) -> None:
     counts = results.curves[name]
     for how, (colour, line, marker) in STYLES.items():
         spreads = [results.of(how, name, n=n) for n in counts]
-        ax.plot(counts, [s.mean for s in spreads], line, color=colour, marker=marker, markersize=5, label=how)
-        ax.fill_between(
-            counts, [s.mean - s.std for s in spreads], [s.mean + s.std for s in spreads], color=colour, alpha=0.1,
-            linewidth=0,
-        )  # fmt: skip
+        palette.trend(ax, counts, spreads, colour, band=0.1, linestyle=line, marker=marker, markersize=5, label=how)
     ax.axhline(results.of(MEAN, name).mean, color=palette.TRUTH, linewidth=1.2, linestyle="--", label=MEAN)
     palette.dress(ax, name, "texts to train on", "EMD, grades")
     ax.set_xscale("log")
@@ -101,7 +97,7 @@ def draw_texts(ax: Axes, results: Results, name: str) -> None:
 
 
 def _distances(results: Results) -> Figure:
-    figure = _empty(11, 3.6 * ((len(results.whole) + 1) // 2))
+    figure = palette.sheet(11, 3.6 * ((len(results.whole) + 1) // 2))
     grid = figure.subplots((len(results.whole) + 1) // 2, 2, squeeze=False)
     for ax, name in zip(grid.flat, results.whole, strict=False):
         draw_distances(ax, results, name)
@@ -109,7 +105,7 @@ def _distances(results: Results) -> Figure:
 
 
 def _histograms(results: Results) -> Figure:
-    figure = _empty(12, 6)
+    figure = palette.sheet(12, 6)
     grid = figure.subplots(2, 3, sharex=True, sharey="row")
     for row, (axes, how) in enumerate(zip(grid, ("raters agree", "raters differ"), strict=True)):
         for column, (ax, what) in enumerate(zip(axes, KINDS, strict=True)):
@@ -120,16 +116,10 @@ def _histograms(results: Results) -> Figure:
 
 
 def _texts(results: Results) -> Figure:
-    figure = _empty(6 * max(len(results.curves), 1) + 1.5, 4.4)
+    figure = palette.sheet(6 * max(len(results.curves), 1) + 1.5, 4.4)
     axes = figure.subplots(1, len(results.curves), squeeze=False)[0]
     for ax, name in zip(axes, results.curves, strict=True):
         draw_texts(ax, results, name)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     return figure
-
-
-def _empty(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")

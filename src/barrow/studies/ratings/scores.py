@@ -136,8 +136,7 @@ class Results:
         self, how: str, other: str, name: str, measure: str = "EMD", n: int | None = None, target: str | None = None
     ) -> Spread:
         """By how much ``how`` is below ``other``, from the same seeds."""
-        pair = (self.of(which, name, measure, n, target).values for which in (other, how))
-        return Spread.of(worse - better for worse, better in zip(*pair, strict=True))
+        return self.of(other, name, measure, n, target) - self.of(how, name, measure, n, target)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Domains to train on, and others to judge by."""

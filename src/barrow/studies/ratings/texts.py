@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import re
 import zlib
@@ -19,7 +18,6 @@ from barrow.studies.data.cache import MissingData
 
 GRADES = torch.arange(vader.LOWEST, vader.HIGHEST + 1.0)
 BUCKETS = 1024  # that words and pairs of words are hashed into
-GROUPED = ("amazon", "nyt")  # ids are source_sentence
 ADVICE = "for the ratings of people: barrow data vader glove"
 
 Split = tuple[Tensor, Tensor, Tensor]  # rows to train on, to choose by, to judge by
@@ -116,9 +114,7 @@ def rated(data: Path | None = None) -> tuple[list[Corpus], tuple[str, ...]]:
         BadData: ``data`` holds no such texts, or they are damaged.
         MissingData: they are nowhere.
     """
-    place = _within(data, "vader")
-    found = vader.find(place)
-    contents, _ = cache.load(vader.DATASET, place)
+    found = vader.find(cache.within(data, "vader"))
     try:
         vectors = glove.find(data / "glove" if data is not None and (data / "glove").exists() else None)
         note = vectors.source
@@ -128,10 +124,9 @@ def rated(data: Path | None = None) -> tuple[list[Corpus], tuple[str, ...]]:
     x = features([found[name].texts[row] for name, rows in kept.items() for row in rows], vectors)
     corpora = []
     for (name, rows), part in zip(kept.items(), x.split([len(rows) for rows in kept.values()]), strict=True):
-        ids = _ids(contents[vader.DOMAINS[name] + vader.TEXTS])
-        groups = [ids[row].partition("_")[0] if name in GROUPED else ids[row] for row in rows]
-        number = {group: k for k, group in enumerate(dict.fromkeys(groups))}
-        sources = torch.tensor([number[group] for group in groups])
+        ids = [found[name].ids[row] for row in rows]
+        number = {one: k for k, one in enumerate(dict.fromkeys(ids))}
+        sources = torch.tensor([number[one] for one in ids])
         corpora.append(Corpus(name, part, found[name].histograms[rows], sources))
     return corpora, (f"{found.source}, {len(x)} of them different", note)
 
@@ -142,16 +137,6 @@ def _different(texts: Sequence[str]) -> list[int]:
     for row, text in enumerate(texts):
         first.setdefault(text, row)
     return list(first.values())
-
-
-def _ids(texts: bytes) -> list[str]:
-    """Of the texts, in the order of :func:`barrow.studies.data.vader.find`."""
-    lines = io.StringIO(texts.decode("utf-8-sig", errors="replace"))
-    return list(dict.fromkeys(line.partition("\t")[0] for line in lines))
-
-
-def _within(data: Path | None, name: str) -> Path | None:
-    return data / name if data is not None and (data / name).exists() else data
 
 
 # -- a stand-in --------------------------------------------------------------------------------------------------------

@@ -29,15 +29,9 @@ PLANS = (9, 50)  # λ that are drawn; exact transport comes last
 SHOWN = 0.01  # of the largest entry of a plan: smaller ones are not seen anyway
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
-
-
 def of_errors(errors: Mapping[int, Mapping[str, Sequence[float]]], own: str) -> Figure:
     """Errors against the number of images, and each fold's against ``own``."""
-    figure = _figure(12, 4.8)
+    figure = palette.sheet(12, 4.8)
     curves, folds = figure.subplots(1, 2, width_ratios=(1.15, 1))
     draw_errors(curves, errors)
     exact = max(n for n in errors if len(errors[n]) == max(len(e) for e in errors.values()))
@@ -80,7 +74,7 @@ def draw_folds(ax: Axes, errors: Mapping[str, Sequence[float]], own: str, n: int
 
 def of_speed(speed: Mapping[int, Mapping[str, Any]], gaps: Mapping[int, Sequence[float]]) -> Figure:
     """Seconds, iterations, and what is lost."""
-    figure = _figure(15, 5)
+    figure = palette.sheet(15, 5)
     seconds, steps, lost = figure.subplots(1, 3)
     draw_seconds(seconds, speed)
     draw_steps(steps, speed)
@@ -163,7 +157,7 @@ def draw_gaps(ax: Axes, gaps: Mapping[int, Sequence[float]]) -> None:
 
 def of_plans(a: Tensor, b: Tensor, M: Tensor, side: int) -> Figure:
     """Where the ink goes, at several lambda."""
-    figure = _figure(12.5, 4.7)
+    figure = palette.sheet(12.5, 4.7)
     panels = figure.subplots(1, 1 + len(PLANS))
     plans = {
         f"λ = {lam:g}" if lam < math.inf else "exact transport": barrow.solve(

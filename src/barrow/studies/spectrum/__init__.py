@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from barrow.studies.data import belt
+from barrow.studies.data import belt, cache
 from barrow.studies.data.cache import MissingData
 from barrow.studies.spectrum import breathing
 from barrow.studies.spectrum import figures as spectrum_figures
@@ -99,7 +99,7 @@ def simulated(size: Size, seed: int) -> list[Task]:
 
 def recorded(data: Path | None, size: Size, seed: int) -> tuple[Task, tuple[str, ...]]:
     """Two belts, made noisier, and what they are: one is cut in time, the other only judges."""
-    person, other = (belt.find(name, _within(data, name)) for name in ("biopeaks", "systole"))
+    person, other = (belt.find(name, cache.within(data, name)) for name in ("biopeaks", "systole"))
     first, middle, last = breathing.parts(person, (0.6, 0.12, 0.28))
     early, held, later, second = (
         breathing.recorded(signal, seconds, 10 * seed + k)
@@ -110,10 +110,6 @@ def recorded(data: Path | None, size: Size, seed: int) -> tuple[Task, tuple[str,
         f"{person.source}: {len(early)} windows to train on, {len(held)} and {len(later)} later ones",
         f"{other.source}: {len(second)} windows, without those in which the belt left its range",
     )
-
-
-def _within(data: Path | None, name: str) -> Path | None:
-    return data / name if data is not None and (data / name).exists() else data
 
 
 def _tasks(work: Work, size: Size) -> tuple[list[Task], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from barrow.studies.data import belt
 from barrow.studies.spectrum import breathing
 from barrow.studies.spectrum.breathing import Windows, peak_rate
 from barrow.studies.spectrum.training import EMD, LOSSES, RATE, Found, Task
+from barrow.studies.study import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,12 +34,10 @@ FAR = 10  # bins
 def draw_curves(ax: Axes, found: Mapping[str, Sequence[Found]], which: int, goal: float, looks: Sequence[int]) -> None:
     """An error of every loss against steps."""
     for how, runs in found.items():
-        each = torch.tensor([[look[which] for look in run["curve"]] for run in runs])
-        middle, spread = each.mean(0), each.std(0) if len(each) > 1 else torch.zeros(each.shape[1])
-        if how in SHOWN:
-            low, high = (middle - spread).tolist(), (middle + spread).tolist()
-            ax.fill_between(looks, low, high, color=COLOURS[how], alpha=0.13, linewidth=0)
-        ax.plot(looks, middle.tolist(), color=COLOURS[how], linewidth=2.2 if how in SHOWN else 1.5, label=how)
+        curves = [[look[which] for look in run["curve"]] for run in runs]
+        spreads = [Spread.of(errors) for errors in zip(*curves, strict=True)]
+        band, width = (0.13, 2.2) if how in SHOWN else (0, 1.5)
+        palette.trend(ax, looks, spreads, COLOURS[how], band=band, linewidth=width, label=how)
     ax.axhline(goal, color=palette.PLAN, linewidth=1.4, linestyle=(0, (4, 2)))
     ax.set_yscale("log")
     ticks = [0.5, 1, 2, 4, 8, 16]
@@ -50,9 +49,7 @@ def training(
     found: Mapping[str, Mapping[str, Sequence[Found]]], goals: Mapping[str, Mapping[int, float]], looks: Sequence[int]
 ) -> Figure:
     """A row for each task: the error of the rate, and the EMD."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.2 * len(found)), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(12, 4.2 * len(found))
     for (rates, emds), (name, runs) in zip(figure.subplots(len(found), 2, squeeze=False), found.items(), strict=True):
         title = name[0].upper() + name[1:]
         for ax, which, what in ((rates, RATE, "error of the rate"), (emds, EMD, "EMD")):
@@ -64,12 +61,10 @@ def training(
 
 def gradients(windows: Windows) -> Figure:
     """One spectrum and a prediction that is too fast: the pushes on its bins, and the losses as it is moved."""
-    from matplotlib.figure import Figure
-
     truth = windows.spectra[int((peak_rate(windows.spectra, windows.hertz) - 16).abs().argmin())]
     guess = truth.roll(FAR).requires_grad_()
     axis = (60 * windows.hertz).tolist()
-    figure = Figure(figsize=(14, 4.2), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(14, 4.2)
     spectra, pushes, shifts = figure.subplots(1, 3)
     spectra.fill_between(axis, truth.tolist(), color=palette.PLAN, alpha=0.5, linewidth=0, label="truth")
     spectra.plot(axis, guess.tolist(), color=palette.TRUTH, linewidth=2, label="prediction")
@@ -94,11 +89,9 @@ def gradients(windows: Windows) -> Figure:
 
 def examples(tasks: Sequence[Task], found: Mapping[str, Mapping[str, Sequence[Found]]]) -> Figure:
     """Three windows, and below them their spectra as they are and as they are predicted."""
-    from matplotlib.figure import Figure
-
     tests = {test: (task, windows) for task in reversed(tasks) for test, windows in task.tests.items()}
     picked = [(test, k) for test in tests for k in ((1, 2, 3) if len(tests) == 1 else (1,))]
-    figure = Figure(figsize=(14, 5.8), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(14, 5.8)
     grid = figure.subplots(2, len(picked), squeeze=False)
     seconds = (torch.arange(breathing.LENGTH) / belt.RATE).tolist()
     for column, (test, k) in enumerate(picked):

@@ -28,7 +28,7 @@ from torch import Tensor
 import barrow
 from barrow.studies import palette
 from barrow.studies.data.cache import MissingData
-from barrow.studies.study import Claim, Outcome, Spread, Table
+from barrow.studies.study import Claim, Outcome, Spread, Table, descent
 from barrow.studies.tags.sets import ADVICE, TagSet, pictures, synthetic
 from barrow.studies.work import Work
 
@@ -124,21 +124,17 @@ def train(how: str, rate: float, data: TagSet, size: Size, seed: int) -> dict[st
     weight = torch.zeros((*shape, x.shape[-1], len(C)), requires_grad=True)
     bias = torch.zeros((*shape, 1, len(C)), requires_grad=True)
     optimiser = torch.optim.Adam((weight, bias), rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / size.steps)
     random, each = torch.Generator().manual_seed(seed), torch.arange(size.seeds)[:, None]
     missed = 0
-    for _ in range(size.steps):
+    for _ in descent(optimiser, size.steps):
         rows = torch.randint(x.shape[1], (size.seeds, size.batch), generator=random)
         t = tags[each, rows]
         logits = x[each, rows] @ weight + bias
-        optimiser.zero_grad()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", barrow.ConvergenceWarning)
             total = loss(how, alphas, logits, t / t.sum(-1, keepdim=True), C).mean(-1).sum()
         missed += len(caught)
         total.backward()
-        optimiser.step()
-        schedule.step()
     with torch.no_grad():
         predicted = [z @ weight + bias for z in (held[0], test[0])]
         return {
@@ -248,7 +244,7 @@ def claims(name: str, scores: Mapping[str, Scores], alphas: tuple[float, ...]) -
         ),
         Claim(
             f"{name}: the best top-K cost is at a smaller alpha than the best AUC",
-            f"< {by_area:g}, that of the best AUC",
+            f"below that of the best AUC, {by_area:g}" if math.isfinite(by_area) else "below KL alone, the best AUC",
             f"{by_cost:g}",
             by_cost < by_area,
             "it is (figures)",
@@ -304,9 +300,7 @@ def draw_alpha(ax: Axes, alphas: tuple[float, ...], values: Mapping[str, Tensor]
 
 
 def _figure(scores: Mapping[str, Scores], alphas: tuple[float, ...]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 4.2), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(14, 4.2)
     costs, mean, area = figure.subplots(1, 3)
     draw_costs(costs, scores, alphas)
     draw_alpha(mean, alphas, {how: s.test.mean(-1) for how, s in scores.items()}, "Its mean over K", "distance")

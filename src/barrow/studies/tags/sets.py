@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from barrow.studies.data import emoji, glove
+from barrow.studies.data import cache, emoji, glove
 
 SIDE = 8  # pixels of the features
 LEVELS = 4  # of each colour in their histogram
@@ -82,8 +82,8 @@ def pictures(data: Path | None = None, *, at_least: int = 10) -> TagSet:
         BadData: ``data`` does not hold both, or they are damaged.
         MissingData: they are nowhere.
     """
-    found = emoji.find(data=_within(data, "emoji"))
-    vectors = glove.find(_within(data, "glove"))
+    found = emoji.find(data=cache.within(data, "emoji"))
+    vectors = glove.find(cache.within(data, "glove"))
     words, tags = found.tagged(at_least)
     table, known = vectors.vectors(words)
     tags, words = tags[:, known], tuple(word for word, is_known in zip(words, known.tolist(), strict=True) if is_known)
@@ -105,7 +105,3 @@ def features(images: Tensor) -> Tensor:
     colour = (level[:, 0] * LEVELS + level[:, 1]) * LEVELS + level[:, 2]
     counts = nn.functional.one_hot(colour, LEVELS**3).float().mean(1)
     return torch.cat((pixels, counts.sqrt()), 1)
-
-
-def _within(data: Path | None, name: str) -> Path | None:
-    return data / name if data is not None and (data / name).exists() else data

@@ -228,10 +228,8 @@ def _frame(ax: Axes) -> None:
 
 def _figure(runs: list[Run]) -> Figure:
     """A row a law, a column a method, the first seed of each; below, the critics on the first law."""
-    from matplotlib.figure import Figure
-
     first = {(r.law, r.method): r for r in reversed(runs)}
-    figure = Figure(figsize=(16, 13), dpi=110, layout="constrained", facecolor="white")
+    figure = palette.sheet(16, 13, dpi=110)
     axes = figure.subplots(len(LAWS) + 1, len(ALL))
     for row, name in zip(axes[:-1], LAWS, strict=True):
         law = LAWS[name]()

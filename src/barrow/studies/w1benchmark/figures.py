@@ -32,9 +32,7 @@ class Plane(NamedTuple):
 
 def figure_of(rows: Sequence[Row], plane: Plane | None) -> Figure:
     """Errors and cosines of all pairs; below, where a pair in the plane was measured, the level sets of its critics."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 9), dpi=130, layout="constrained", facecolor="white")
+    figure = palette.sheet(15, 9)
     figure.suptitle(
         "Certified critics against known W₁", fontsize=15, fontweight="bold", color=palette.TRUTH, x=0.01, ha="left"
     )
