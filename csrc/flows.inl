@@ -3,10 +3,18 @@
 
 #if BARROW_FLOW_VECTORS
 using Pair [[gnu::vector_size(4 * LANES), gnu::aligned(4), gnu::may_alias]] = float;
-[[gnu::always_inline]] inline void widen(const double* from, Vector& to) { to = *(const Vector*)from; }
-[[gnu::always_inline]] inline void widen(const float* from, Vector& to) { to = __builtin_convertvector(*(const Pair*)from, Vector); }
-[[gnu::always_inline]] inline void narrow(const Vector& from, double* to) { *(Vector*)to = from; }
-[[gnu::always_inline]] inline void narrow(const Vector& from, float* to) { *(Pair*)to = __builtin_convertvector(from, Pair); }
+#if LANES == 8  // of which GCC makes four instructions, and warns of its own header where nothing is masked
+[[gnu::always_inline]] inline void convert(const Pair& from, Vector& to) { to = (Vector)_mm512_maskz_cvtps_pd(-1, (__m256)from); }
+[[gnu::always_inline]] inline void convert(const Vector& from, Pair& to) { to = (Pair)_mm512_maskz_cvtpd_ps(-1, (__m512d)from); }
+#else
+[[gnu::always_inline]] inline void convert(const Pair& from, Vector& to) { to = __builtin_convertvector(from, Vector); }
+[[gnu::always_inline]] inline void convert(const Vector& from, Pair& to) { to = __builtin_convertvector(from, Pair); }
+#endif
+[[gnu::always_inline]] inline void convert(const Vector& from, Vector& to) { to = from; }
+[[gnu::always_inline]] inline void widen(const double* from, Vector& to) { convert(*(const Vector*)from, to); }
+[[gnu::always_inline]] inline void widen(const float* from, Vector& to) { convert(*(const Pair*)from, to); }
+[[gnu::always_inline]] inline void narrow(const Vector& from, double* to) { convert(from, *(Vector*)to); }
+[[gnu::always_inline]] inline void narrow(const Vector& from, float* to) { convert(from, *(Pair*)to); }
 [[gnu::always_inline]] inline double sum_of(const Vector& v) {
     double sum = 0;
     for (int lane = 0; lane < LANES; ++lane) sum += v[lane];

@@ -1,4 +1,4 @@
-#include "flows.hpp"
+#include "flow_tree.hpp"
 
 #include <atomic>
 
@@ -20,10 +20,12 @@ std::ptrdiff_t stride(const Array<T, 2>& given, std::size_t rows, std::size_t si
     return given.shape(0) == 1 ? 0 : std::ptrdiff_t(size);
 }
 
-// Rows are handed out in blocks that are worth a thread's while.
+// Rows are handed out in blocks that are worth a thread's while, and that a tree can cut without a remainder.
 template <class T, class Edges>
 bool in_blocks(const Edges& edges, const FlowRows<T>& rows, std::ptrdiff_t count, int threads, T* loss, const FlowGradients<T>& to) {
-    const std::ptrdiff_t block = std::max<std::ptrdiff_t>(1, (1 << 16) / std::max<std::ptrdiff_t>(1, edges.size()));
+    constexpr std::ptrdiff_t together = Edges::ROWS_TOGETHER;
+    const std::ptrdiff_t worth = std::max<std::ptrdiff_t>(1, (1 << 16) / std::max<std::ptrdiff_t>(1, edges.size()));
+    const std::ptrdiff_t block = (worth + together - 1) / together * together;
     const std::ptrdiff_t blocks = (count + block - 1) / block;
     std::atomic<bool> fit{true};
     run(blocks, threads, Terms{}, [&](std::int64_t k, Monitor&) {
@@ -54,7 +56,7 @@ bool flows(const Array<const T, 2>& h, const Rows<const T>& t, const std::option
     const FlowGradients<T> to{seed ? seed->data() : nullptr, to_h ? to_h->data() : nullptr, to_t ? to_t->data() : nullptr};
     T* const losses = loss ? loss->data() : nullptr;
     if (tree) return in_blocks(*tree, rows, std::ptrdiff_t(count), threads, losses, to);
-    return in_blocks(FlowChain(std::ptrdiff_t(size)), rows, std::ptrdiff_t(count), threads, losses, to);
+    return in_blocks(FlowChain{std::ptrdiff_t(size)}, rows, std::ptrdiff_t(count), threads, losses, to);
 }
 
 template <class T>

@@ -7,7 +7,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,19 +15,13 @@ from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
 from barrow import _core
-from barrow.ops.tree import Topology, ancestor_sum, subtree_sum
+from barrow.ops.flow_reference import Loss, flow_loss_reference, flow_pull_reference
+from barrow.ops.tree import Topology
+
+__all__ = ["Loss", "flow_loss", "flow_loss_reference", "flow_pull_reference", "refuse_with"]
 
 Refuse = Callable[[Tensor, Tensor, Tensor | None, bool, bool], None]
 _REFUSE: list[Refuse] = []  # finds the words of the complaint: it stands in a module that imports this one
-
-
-class Loss(NamedTuple):
-    """What is summed over the edges: unit w_i |phi_i|^exponent, histograms divided by their masses if ``normalise``."""
-
-    exponent: float
-    unit: float = 1.0
-    normalise: bool = False
-    tolerance: float = 4e-6  # by how much masses may differ, relatively
 
 
 def refuse_with(refuse: Refuse) -> Refuse:
@@ -41,8 +35,8 @@ def flow_loss(h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, los
     the leaves below node i.
 
     On the CPU one pass over the batch forward, which judges the histograms on the way, and one backward that computes
-    the flows again rather than reading them; on a tree, where they cost more, the gradient is found along with the
-    loss. On other devices, in half precision and in forward mode it is :func:`flow_loss_reference`.
+    the flows again rather than reading them. On other devices, in half precision and in forward mode it is
+    :func:`flow_loss_reference`.
 
     Args:
         h: (..., N) bins, or leaves of the tree.
@@ -75,87 +69,8 @@ def flow_loss(h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, los
     if not _native(h, t, w) or _dual(h, t, w):
         _REFUSE[0](h, t, w, tree is not None, loss.normalise)
         return flow_loss_reference(h, t, w, tree, loss)
-    # Flows on a tree cost more than a gradient takes to be kept: both come from one pass.
-    keep = tree is not None and torch.is_grad_enabled() and h.requires_grad and not t.requires_grad
-    out: Tensor = _Flow.apply(h, t, w, tree, loss, keep)
+    out: Tensor = _Flow.apply(h, t, w, tree, loss)
     return out
-
-
-def flow_loss_reference(h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, loss: Loss) -> Tensor:
-    """What :func:`flow_loss` computes, in plain torch on any device, without judging the histograms."""
-    phi = _phi(h, t, tree, loss)[0]
-    size = _size(phi, loss.exponent)
-    w = _edges(w, tree)
-    return (loss.unit * (size if w is None else w.to(phi.dtype) * size).sum(-1)).to(h.dtype)
-
-
-def flow_pull_reference(
-    seed: Tensor, h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, loss: Loss, wants: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of sum(seed loss) to h, t and w, where wanted, in plain torch, to be differentiated further.
-
-    With s_i = unit exponent w_i sign(phi_i) |phi_i|^(exponent - 1), g_k is the sum of s_i over the edges whose flow has
-    bin k in it; to h it is g, and (g - sum_j p_j g_j) / sum(h) for p = h / sum(h) where that was divided inside.
-    """
-    phi, p, q, mass_h, mass_t = _phi(h, t, tree, loss)
-    edges = _edges(w, tree)
-    to_h = to_t = to_w = None
-    seed = seed[..., None].to(phi.dtype)
-    if wants[0] or wants[1]:
-        s = loss.unit * _slope(phi, loss.exponent)
-        s = (s if edges is None else edges.to(phi.dtype) * s).double()
-        if tree is None:
-            g = torch.nn.functional.pad(s.flip(-1).cumsum(-1).flip(-1), (0, 1))
-        else:
-            g = ancestor_sum(tree, s)[..., tree.leaves]
-        if wants[0]:
-            to_h = (g - (p * g).sum(-1, keepdim=True)) / mass_h if loss.normalise else g
-            to_h = (seed * to_h).sum_to_size(h.shape).to(h.dtype)
-        if wants[1]:
-            to_t = (g - (q * g).sum(-1, keepdim=True)) / mass_t if loss.normalise else g
-            to_t = (-seed * to_t).sum_to_size(t.shape).to(h.dtype)
-    if wants[2] and w is not None:
-        to_w = seed * loss.unit * _size(phi, loss.exponent)
-        if tree is not None:
-            to_w = torch.where(tree.parent >= 0, to_w, 0)
-        to_w = to_w.sum_to_size(w.shape).to(w.dtype)
-    return to_h, to_t, to_w
-
-
-def _phi(h: Tensor, t: Tensor, tree: Topology | None, loss: Loss) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The flows, and histograms and masses in float64.
-
-    Sums are kept in float64, so that a small flow is not lost beside a large prefix.
-    """
-    p = h.double()
-    q = t.double() if t.is_floating_point() else _one_hot(t, h.shape[-1])
-    mass_h, mass_t = p.sum(-1, keepdim=True), q.sum(-1, keepdim=True)
-    if loss.normalise:
-        p, q = p / mass_h, q / mass_t
-    phi = (p - q).cumsum(-1)[..., :-1] if tree is None else subtree_sum(tree, p - q)
-    return phi.to(torch.float64 if h.dtype == torch.float64 else torch.float32), p, q, mass_h, mass_t
-
-
-def _one_hot(t: Tensor, size: int) -> Tensor:
-    return (t[..., None] == torch.arange(size, device=t.device)).double()
-
-
-def _edges(w: Tensor | None, tree: Topology | None) -> Tensor | None:
-    return w if w is None or tree is None else torch.where(tree.parent >= 0, w, 0)
-
-
-def _size(phi: Tensor, p: float) -> Tensor:
-    return phi.abs() if p == 1 else phi.square() if p == 2 else phi.abs().pow(p)
-
-
-def _slope(phi: Tensor, p: float) -> Tensor:
-    """The slope p sign(phi) |phi|^(p - 1), which is 0 at 0 and has no infinite slope there itself."""
-    if p == 1:
-        return phi.sign()
-    if p == 2:
-        return 2 * phi
-    flowing = phi != 0
-    return torch.where(flowing, p * phi.sign() * torch.where(flowing, phi.abs(), 1).pow(p - 1), 0)
 
 
 # -- the C++ core ----------------------------------------------------------------------------------------------------
@@ -193,28 +108,18 @@ def _arranged(tree: Topology | None) -> _core.FlowTree | None:
 
 
 def _forward(
-    h: Tensor,
-    t: Tensor,
-    w: Tensor | None,
-    tree: Topology | None,
-    arranged: _core.FlowTree | None,
-    loss: Loss,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """The losses, and where they are to be kept their gradients to h; or a complaint."""
+    h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, arranged: _core.FlowTree | None, loss: Loss
+) -> Tensor:
+    """The losses, or a complaint."""
     h, t, w = h.detach(), t.detach(), w if w is None else w.detach()
     given, batch = _given(h, t, w)
     out = h.new_empty(batch)
     p, unit, normalise, tolerance = loss
     threads = torch.get_num_threads()
-    room, seeds, slope, to_h = out.view(-1), None, None, None
-    if keep and out.numel():
-        seeds, slope = torch.ones_like(room), h.new_empty((*batch, h.shape[-1]))
-        to_h = slope.view(-1, h.shape[-1])
-    if _core.flows(*given, arranged, p, unit, normalise, tolerance, threads, room, seeds, to_h, None):
-        return out, slope
+    if _core.flows(*given, arranged, p, unit, normalise, tolerance, threads, out.view(-1), None, None, None):
+        return out
     _REFUSE[0](h, t, w, arranged is not None, normalise)
-    return flow_loss_reference(h, t, w, tree, loss), None  # a sum overflows
+    return flow_loss_reference(h, t, w, tree, loss)  # a sum overflows
 
 
 def _pull(
@@ -271,25 +176,18 @@ def _rows(t: Tensor, batch: torch.Size) -> Tensor:
 
 class _Flow(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, loss: Loss, keep: bool
-    ) -> Tensor:
-        out, slope = _forward(h, t, w, tree, _arranged(tree), loss, keep)
-        ctx.save_for_backward(h, t, w, slope)
+    def forward(ctx: Any, h: Tensor, t: Tensor, w: Tensor | None, tree: Topology | None, loss: Loss) -> Tensor:
+        ctx.save_for_backward(h, t, w)
         ctx.tree, ctx.loss = tree, loss
-        return out
+        return _forward(h, t, w, tree, _arranged(tree), loss)
 
     @staticmethod
     def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
-        h, t, w, slope = ctx.saved_tensors
+        h, t, w = ctx.saved_tensors
         wants = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
-            return (*flow_pull_reference(seed, h, t, w, ctx.tree, ctx.loss, wants), *[None] * 3)
-        if slope is None:
-            return (*_pull(seed, h, t, w, ctx.tree, _arranged(ctx.tree), ctx.loss, wants), *[None] * 3)
-        found = (seed[..., None] * slope).sum_to_size(h.shape) if wants[0] else None
-        _, _, of_w = _pull(seed, h, t, w, ctx.tree, None, ctx.loss, (False, False, wants[2]))
-        return (found, None, of_w, *[None] * 3)
+            return (*flow_pull_reference(seed, h, t, w, ctx.tree, ctx.loss, wants), None, None)
+        return (*_pull(seed, h, t, w, ctx.tree, _arranged(ctx.tree), ctx.loss, wants), None, None)
 
 
 # -- compilers and transforms: operators, which know a tree by its parents ---------------------------------------------
@@ -317,7 +215,7 @@ def _flow(
 ) -> Tensor:
     tree, loss = _tree(parent), Loss(exponent, unit, normalise, tolerance)
     if _native(h, t, w):
-        return _forward(h, t, w, tree, _arranged(tree), loss)[0]
+        return _forward(h, t, w, tree, _arranged(tree), loss)
     _REFUSE[0](h, t, w, tree is not None, normalise)
     return flow_loss_reference(h, t, w, tree, loss)
 
