@@ -42,14 +42,26 @@ def walks(edges, names):
     return D
 
 
-def same_metric(tree, D):
+def assert_same_metric(tree, D):
     assert torch.equal(tree.leaves, torch.arange(len(D)))  # node k is leaf k
     torch.testing.assert_close(tree.dense().to(F64), D.to(F64), rtol=1e-12, atol=1e-12)
 
 
-def no_unary_node(tree):
+def assert_no_unary_node(tree):
     children = torch.bincount(tree.parent[tree.parent >= 0], minlength=tree.parent.numel())
     assert not bool((children == 1).any())
+
+
+def test_wrong_trees_are_seen():
+    line = torch.tensor([[0.0, 1, 2], [1, 0, 1], [2, 1, 0]])
+    assert_same_metric(Tree.chain(3), line)
+    for wrong in (line + 1e-9, line[[1, 0, 2]][:, [1, 0, 2]]):
+        with pytest.raises(AssertionError):
+            assert_same_metric(Tree.chain(3), wrong)
+    with pytest.raises(AssertionError):  # leaves that are not the first nodes
+        assert_same_metric(Tree(torch.tensor([-1, 0, 0]), torch.ones(3)), torch.tensor([[0.0, 2], [2, 0]]))
+    with pytest.raises(AssertionError):
+        assert_no_unary_node(Tree(torch.tensor([1, 2, -1]), torch.ones(3)))
 
 
 # -- from a list of parents --------------------------------------------------------------------------------------------
@@ -84,13 +96,13 @@ EDGES = [(child, parent, length) for child, (parent, length) in ZOO.items()]
 )
 def test_distances_are_those_of_walks_between_names(leaves):
     tree = Tree.from_parents(ZOO, leaves=leaves)
-    same_metric(tree, walks(EDGES, leaves or ["poodle", "puppet", "eagle", "penguin"]))
-    no_unary_node(tree)
+    assert_same_metric(tree, walks(EDGES, leaves or ["poodle", "puppet", "eagle", "penguin"]))
+    assert_no_unary_node(tree)
 
 
 def test_leaves_come_in_the_order_in_which_parents_lists_them():
     tree = Tree.from_parents({"b": "x", "x": "r", "a": "r", "c": "x"})
-    same_metric(tree, walks([("b", "x", 1), ("x", "r", 1), ("a", "r", 1), ("c", "x", 1)], ["b", "a", "c"]))
+    assert_same_metric(tree, walks([("b", "x", 1), ("x", "r", 1), ("a", "r", 1), ("c", "x", 1)], ["b", "a", "c"]))
 
 
 def test_every_way_to_say_a_tree_says_the_same():
@@ -114,32 +126,32 @@ def test_every_way_to_say_a_tree_says_the_same():
     ]
     D = walks(EDGES, leaves)
     for parents, length in ways:
-        same_metric(Tree.from_parents(parents, length, leaves=leaves), D)
+        assert_same_metric(Tree.from_parents(parents, length, leaves=leaves), D)
     twos = walks([(child, parent, 2) for child, parent in names.items()], leaves)
     for length in (2, 2.0, torch.tensor(2.0, dtype=F64), torch.full((len(names),), 2.0)):
-        same_metric(Tree.from_parents(names, length, leaves=leaves), twos)
+        assert_same_metric(Tree.from_parents(names, length, leaves=leaves), twos)
     ones = walks([(child, parent, 1) for child, parent in names.items()], leaves)
-    same_metric(Tree.from_parents(names, leaves=leaves), ones)
+    assert_same_metric(Tree.from_parents(names, leaves=leaves), ones)
 
 
 def test_names_may_be_any_hashable_thing_and_tuples_among_children_are_names():
     quad = {(1, 0): (0, 0), (1, 1): (0, 0), (2, 0): (1, 0), (2, 1): (1, 0)}
-    same_metric(
+    assert_same_metric(
         Tree.from_parents(quad, leaves=[(2, 1), (1, 1), (2, 0)]),
         torch.tensor([[0.0, 3, 2], [3, 0, 3], [2, 3, 0]]),
     )
     length = {(1, 0): 5, (1, 1): 1, (2, 0): 1, (2, 1): 1}
-    same_metric(Tree.from_parents(quad, length), torch.tensor([[0.0, 7, 7], [7, 0, 2], [7, 2, 0]]))
+    assert_same_metric(Tree.from_parents(quad, length), torch.tensor([[0.0, 7, 7], [7, 0, 2], [7, 2, 0]]))
     # A tuple that does not end in a number is a name, and with `length` every tuple is.
-    same_metric(Tree.from_parents({"a": ("r", "s"), "b": ("r", "s")}), torch.tensor([[0.0, 2], [2, 0]]))
-    same_metric(Tree.from_parents({"a": ("r", 3), "b": ("r", 3)}, 1), torch.tensor([[0.0, 2], [2, 0]]))
-    same_metric(Tree.from_parents({1: frozenset("r"), int: frozenset("r")}), torch.tensor([[0.0, 2], [2, 0]]))
+    assert_same_metric(Tree.from_parents({"a": ("r", "s"), "b": ("r", "s")}), torch.tensor([[0.0, 2], [2, 0]]))
+    assert_same_metric(Tree.from_parents({"a": ("r", 3), "b": ("r", 3)}, 1), torch.tensor([[0.0, 2], [2, 0]]))
+    assert_same_metric(Tree.from_parents({1: frozenset("r"), int: frozenset("r")}), torch.tensor([[0.0, 2], [2, 0]]))
 
 
 def test_a_root_alone_is_a_tree():
     for parents in ({"r": None}, [("r", None)], [("r", None, 1.0)]):
-        same_metric(Tree.from_parents(parents), torch.zeros(1, 1))
-    same_metric(Tree.from_parents({"r": None}, {}), torch.zeros(1, 1))
+        assert_same_metric(Tree.from_parents(parents), torch.zeros(1, 1))
+    assert_same_metric(Tree.from_parents({"r": None}, {}), torch.zeros(1, 1))
     assert barrow.tree_emd(torch.ones(1), torch.ones(1), Tree.from_parents({"r": None})) == 0
 
 
@@ -152,8 +164,8 @@ def test_random_trees_with_random_leaves(N, seed):
     wanted = draw[: 1 + seed % N].tolist()
     given_ = {v: None if u < 0 else u for v, u in enumerate(parent.tolist())}
     tree = Tree.from_parents(given_, length, leaves=wanted)
-    same_metric(tree, walks(edges, wanted))
-    no_unary_node(tree)
+    assert_same_metric(tree, walks(edges, wanted))
+    assert_no_unary_node(tree)
     assert tree.dtype == F64
     # Merging changes no loss of any exponent: against all nodes as they were given, mass on the wanted ones only.
     h, t = (dirichlet(len(wanted), seed=seed + k) for k in (1, 2))
@@ -239,7 +251,7 @@ def test_what_is_no_tree_is_refused(parents, length, leaves, words):
 
 def test_a_forest_is_a_tree_to_leaves_of_one_of_its_trees():
     two = [("a", "r"), ("b", "r"), ("c", "s")]
-    same_metric(Tree.from_parents(two, leaves=["b", "a"]), torch.tensor([[0.0, 2], [2, 0]]))
+    assert_same_metric(Tree.from_parents(two, leaves=["b", "a"]), torch.tensor([[0.0, 2], [2, 0]]))
 
 
 # -- on a line ---------------------------------------------------------------------------------------------------------
@@ -248,10 +260,10 @@ def test_a_forest_is_a_tree_to_leaves_of_one_of_its_trees():
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_a_chain_is_the_distance_of_bins(n):
     i = torch.arange(n, dtype=F64)
-    same_metric(Tree.chain(n), (i[:, None] - i).abs())
-    same_metric(Tree.chain(n, 0.5), (i[:, None] - i).abs() / 2)
+    assert_same_metric(Tree.chain(n), (i[:, None] - i).abs())
+    assert_same_metric(Tree.chain(n, 0.5), (i[:, None] - i).abs() / 2)
     z = torch.cat((torch.zeros(1, dtype=F64), uniform(n - 1, seed=n).cumsum(-1)))
-    same_metric(Tree.chain(n, z.diff()), (z[:, None] - z).abs())
+    assert_same_metric(Tree.chain(n, z.diff()), (z[:, None] - z).abs())
     assert Tree.chain(n, torch.tensor(2.0, dtype=F64)).dtype == F64
 
 
@@ -314,7 +326,7 @@ def witness(x, linkage, norm):
 def test_the_metric_is_that_of_scipy(n, d, norm, linkage):
     x = cloud(n, d, seed=n + d)
     tree = Tree.from_points(x, linkage=linkage, norm=norm)
-    same_metric(tree, witness(x, linkage, norm))
+    assert_same_metric(tree, witness(x, linkage, norm))
 
 
 def test_four_points_by_hand():
@@ -322,11 +334,11 @@ def test_four_points_by_hand():
     # Merges: {0, 1} at 1, {2, 3} at 3, then all: nearest 4, farthest 5 (from 0 to 3), mean below.
     last = {"single": 4.0, "complete": 5.0, "average": (9 + 17**0.5 + 20**0.5) / 4}
     for linkage, h in last.items():
-        same_metric(
+        assert_same_metric(
             Tree.from_points(x, linkage=linkage),
             torch.tensor([[0, 1, h, h], [1, 0, h, h], [h, h, 0, 3], [h, h, 3, 0]], dtype=F64),
         )
-    same_metric(
+    assert_same_metric(
         Tree.from_points(x, linkage="spanning"),
         torch.tensor([[0.0, 1, 4, 7], [1, 0, 5, 8], [4, 5, 0, 3], [7, 8, 3, 0]]),
     )

@@ -247,12 +247,8 @@ def label_wasserstein(
 
 def _one_hot(h: Tensor, t: Tensor, C: Tensor) -> Tensor:
     """Class indices as histograms over the columns of C."""
-    L, batch = Dense(C).shape[1], check.real_tensor("h", h, what="a histogram").shape[:-1]
-    if t.shape != batch:
-        raise ValueError(
-            f"t has shape {check.shape(t)} and dtype {t.dtype}, but integers are class indices, one for each histogram "
-            f"in h: expected shape {tuple(batch)}; a histogram of counts must be floating point: t.to(h.dtype)"
-        )
+    L = Dense(C).shape[1]
+    _one_each(check.real_tensor("h", h, what="a histogram"), t)
     outside = (t < 0) | (t >= L)
     if bool(outside.any()):
         raise BadInput(f"t contains the class index {int(t[outside][0])}, but the columns of C are 0 to {L - 1}")
@@ -282,14 +278,7 @@ def _histograms(h: object, t: object) -> tuple[Tensor, Tensor]:
     if h.dim() == 0 or h.shape[-1] == 0:
         raise ValueError(f"h has shape {check.shape(h)}, but a histogram has at least one bin: expected (..., N)")
     if isinstance(t, Tensor) and t.dtype in _WHOLE:
-        if t.shape != h.shape[:-1]:
-            raise ValueError(
-                f"t has shape {check.shape(t)} and dtype {t.dtype}, but integers are class indices, one for each "
-                f"histogram in h: expected shape {tuple(h.shape[:-1])}; a histogram of counts must be floating point: "
-                "t.to(h.dtype)"
-            )
-        if t.device != h.device:
-            raise ValueError(f"h is on {h.device} but t is on {t.device}: move one with t.to(h.device)")
+        _one_each(h, t)
         return h, t
     t = check.real_tensor("t", t, what="a histogram")
     if t.dim() == 0 or h.shape[-1] != t.shape[-1]:
@@ -298,6 +287,18 @@ def _histograms(h: object, t: object) -> tuple[Tensor, Tensor]:
     check.same_kind("h", h, "t", t)
     check.batch(h=h.shape[:-1], t=t.shape[:-1])
     return h, t
+
+
+def _one_each(h: Tensor, t: Tensor) -> None:
+    """Refuse integers that are not one class for each histogram."""
+    if t.shape != h.shape[:-1]:
+        raise ValueError(
+            f"t has shape {check.shape(t)} and dtype {t.dtype}, but integers are class indices, one for each "
+            f"histogram in h: expected shape {tuple(h.shape[:-1])}; a histogram of counts must be floating point: "
+            "t.to(h.dtype)"
+        )
+    if t.device != h.device:
+        raise ValueError(f"h is on {h.device} but t is on {t.device}: move one with t.to(h.device)")
 
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
