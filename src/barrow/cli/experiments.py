@@ -12,7 +12,7 @@ import typer
 
 from barrow.cli import files, plots, report, results
 from barrow.cli.complaint import BAD_INPUT, BROKEN, CONVERGED, Complaint, Interrupted, one_line
-from barrow.studies import STUDIES, BadData, MissingExtra, Work, need
+from barrow.studies import STUDIES, BadData, MissingExtra, Work, need, takers
 from barrow.studies.work import STAMP
 
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 2**16, help="Seed of all randomness.")]
@@ -85,8 +85,7 @@ def _check(name: str, data: Path | None) -> None:
         hint = f", did you mean {near[0]!r}?" if near else ":"
         raise Complaint(f"there is no study {name!r}{hint} there are {', '.join(STUDIES)}")
     if data is not None and not STUDIES[name].data:
-        takers = ", ".join(f"{s.name} ({s.data})" for s in STUDIES.values() if s.data)
-        raise Complaint(f"the study {name} takes no --data: leave it out; it is for {takers}")
+        raise Complaint(f"the study {name} takes no --data: leave it out; it is for {', '.join(takers())}")
     if data is not None and not data.exists():
         raise Complaint(f"--data {data} does not exist: {name} takes {STUDIES[name].data}")
 

@@ -15,7 +15,7 @@ from typing import final
 from barrow.studies.study import BadData, Claim, MissingExtra, Outcome, need
 from barrow.studies.work import Progress, Work, one_thread
 
-__all__ = ["STUDIES", "BadData", "Claim", "MissingExtra", "Outcome", "Progress", "Study", "Work", "need"]
+__all__ = ["STUDIES", "BadData", "Claim", "MissingExtra", "Outcome", "Progress", "Study", "Work", "need", "takers"]
 
 
 @final
